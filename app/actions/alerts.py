@@ -1,0 +1,120 @@
+"""Risk alerts: opened in the transaction of what raised them, acknowledged and closed by a clinician only."""
+
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from app.actions.records import Fields, Made, amend, create, fields_for, reveal
+from app.actions.visit import Chart, Visit, open_chart
+from app.domain.errors import Fault, NotFound
+from app.domain.phase import ReasonMissing
+from app.domain.risk import AlertAlreadyClosed, RiskResponderMissing, Trigger, due_at, higher, late_by
+from app.store.database import Row
+from app.store.people import care_roles
+from app.store.tables.work import risk_alert
+from app.store.work import find_alert, open_alert
+
+
+def check_responder(chart: Chart) -> str:
+    """Return the partner's risk responder. Raises RiskResponderMissing."""
+    responder = chart.episode["risk_responder"]
+    if not responder:
+        raise RiskResponderMissing
+    return str(responder)
+
+
+async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, assessment: Row) -> Row:
+    """Open an alert for an answer, or append the answer to the alert that is open, raising it when it is higher."""
+    late = late_by(assessment["answered_at"], visit.now)
+    what = {
+        "assessment_id": str(assessment["id"]),
+        "instrument": trigger.instrument,
+        "item": trigger.item,
+        "value": trigger.value,
+        "level": trigger.level,
+        "reason": trigger.reason,
+        "at": assessment["answered_at"].isoformat(),
+    }
+    return await _raise(visit, chart, "self_harm", trigger.level, what, late)
+
+
+async def raise_safeguarding_alert(visit: Visit, chart: Chart, person: Row) -> Row:
+    """Open or extend the alert that a safety mark on a relationship asks for."""
+    level = "urgent"  # own design: a person at risk from another is seen the same day
+    what = {"relationship_id": str(person["id"]), "safety": person["safety"], "level": level, "reason": "safety_marked", "at": visit.now.isoformat()}
+    return await _raise(visit, chart, "safeguarding", level, what, None)
+
+
+async def _raise(visit: Visit, chart: Chart, kind: str, level: str, what: dict[str, Any], late: timedelta | None) -> Row:
+    found = await open_alert(visit.connection, chart.episode_id, kind)
+    seconds = None if late is None else int(late.total_seconds())
+    if found is None:
+        fields = {
+            "kind": kind,
+            "level": level,
+            "status": "open",
+            "triggers": [what],
+            "responder": check_responder(chart),
+            "opened_at": visit.now,
+            "due_at": due_at(level, visit.now),
+            "received_late_seconds": seconds,
+        }
+        return (await create(visit, risk_alert, Fields(fields), chart=chart)).row
+    present = reveal(chart.key, risk_alert, found)
+    raised = higher(present["level"], level)
+    changed: dict[str, Any] = {"triggers": [*present["triggers"], what], "level": raised}
+    if raised != present["level"] or present["status"] == "acknowledged":
+        changed |= {"due_at": min(present["due_at"], due_at(level, visit.now)), "status": "open", "acknowledged_at": None, "acknowledged_by": None}
+        if present["status"] == "acknowledged":
+            changed["due_at"] = due_at(raised, visit.now)
+    return await amend(visit, risk_alert, present, Fields(changed), key=chart.key)
+
+
+async def get_alert(visit: Visit, alert_id: UUID) -> Row:
+    """Return an alert of the caseload. Raises NotFound."""
+    found = await find_alert(visit.connection, alert_id, visit.caller.clinician_id)
+    if found is None:
+        raise NotFound
+    chart = await open_chart(visit, found["episode_id"])
+    visit.trace.resources.append(f"risk_alert/{alert_id}")
+    return reveal(chart.key, risk_alert, found)
+
+
+async def acknowledge_alert(visit: Visit, alert_id: UUID, values: dict[str, Any]) -> Made:
+    """Say that a clinician has seen the alert. It stays open until it is closed."""
+    clinician_id = visit.clinician()
+    chart, present = await _open_alert(visit, alert_id)
+    if present["status"] == "acknowledged":
+        return Made(present, new=False)
+    seen = {"status": "acknowledged", "acknowledged_at": visit.now, "acknowledged_by": clinician_id}
+    row = await amend(visit, risk_alert, present, Fields(seen, fields_for(risk_alert, values).secret), key=chart.key)
+    return Made(row, new=True)
+
+
+async def close_alert(visit: Visit, alert_id: UUID, values: dict[str, Any]) -> Made:
+    """Close an alert with a note, as a clinician of the care team. Closing says what was done, never that risk is gone."""
+    clinician_id = visit.clinician()
+    chart, present = await _open_alert(visit, alert_id)
+    if clinician_id not in await care_roles(visit.connection, chart.episode_id):
+        raise NotFound
+    if not str(values.get("closing_note", "")).strip():
+        raise ReasonMissing(faults=[Fault("/closing_note", "say what was done")])
+    closed = {"status": "closed", "closed_at": visit.now, "closed_by": clinician_id}
+    if present["acknowledged_at"] is None:
+        closed |= {"acknowledged_at": visit.now, "acknowledged_by": clinician_id}
+    row = await amend(visit, risk_alert, present, Fields(closed, fields_for(risk_alert, values).secret), key=chart.key)
+    return Made(row, new=True)
+
+
+async def _open_alert(visit: Visit, alert_id: UUID) -> tuple[Chart, Row]:
+    """Return the alert under its chart's lock. Raises NotFound, AlertAlreadyClosed."""
+    found = await find_alert(visit.connection, alert_id, visit.caller.clinician_id)
+    if found is None:
+        raise NotFound
+    chart = await open_chart(visit, found["episode_id"], lock=True)
+    present = await find_alert(visit.connection, alert_id, visit.caller.clinician_id)
+    if present is None:
+        raise NotFound
+    if present["status"] == "closed":
+        raise AlertAlreadyClosed
+    return chart, reveal(chart.key, risk_alert, present)

@@ -1,0 +1,169 @@
+"""From indicators to the focus: answers with evidence, a run of the classifier, the clinician's decision, the work."""
+
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from app.actions.inventory import check_relationship_known
+from app.actions.records import Fields, Made, amend, create, fields_for, find_one, get_in_chart, get_one, put_one, reveal
+from app.actions.visit import Chart, Visit, open_chart
+from app.domain.errors import Conflict, Fault, Invalid, NotFound
+from app.domain.focus import FocusChoice, ProtocolWithoutAreas, Suggestion, decide_focus, is_late_change
+from app.domain.problem_area import DISPUTE, Answer, Event, check_answers, classify, ruleset
+from app.domain.techniques import check_strategies
+from app.store.database import Row
+from app.store.rows import find_row, rows_of
+from app.store.tables.inventory import life_event, relationship
+from app.store.tables.work import classification, focus, focus_area, indicator_set
+from app.store.work import gate_facts, latest_classification
+
+
+class ClassifierOff(Conflict):
+    """This partner has switched the classifier off; the clinician decides the focus without it."""
+
+
+class IndicatorsMissing(Conflict):
+    """There are no indicator answers to classify yet."""
+
+
+class SubStateUnknown(Invalid):
+    """The sub-state does not belong to this problem area."""
+
+
+class SafetyBarsStrategies(Conflict):
+    """With a safety mark on that relationship, strategies of a dispute are not used with that person."""
+
+
+def _check_areas(chart: Chart) -> None:
+    if not chart.protocol.four_areas:
+        raise ProtocolWithoutAreas
+
+
+def _answers(stored: dict[str, Any]) -> dict[str, Answer]:
+    return {code: Answer(a["value"], a.get("relationship_id"), a.get("life_event_id")) for code, a in stored.items()}
+
+
+async def put_indicators(visit: Visit, episode_id: UUID, answers: dict[str, dict[str, Any]]) -> Made:
+    """Replace the indicator answers; quoted evidence is sealed. Raises IndicatorsInvalid with each contradiction."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    _check_areas(chart)
+    clear = {c: {k: v for k, v in a.items() if k in {"value", "relationship_id", "life_event_id"}} for c, a in answers.items()}
+    await _check_evidence(visit, chart, clear)
+    quotes = {c: a["quote"] for c, a in answers.items() if a.get("quote")}
+    return await put_one(visit, indicator_set, chart, Fields({"answers": clear}, {"quotes": quotes}))
+
+
+async def _check_evidence(visit: Visit, chart: Chart, answers: dict[str, Any]) -> None:
+    events = await rows_of(visit.connection, life_event, episode_id=chart.episode_id)
+    known = {str(e["id"]): Event(e["type"], e["linked_to_onset"]) for e in events}
+    check_answers(_answers(answers), known)
+    for code, answer in answers.items():
+        if answer.get("relationship_id"):
+            try:
+                await check_relationship_known(visit, chart, UUID(answer["relationship_id"]))
+            except Invalid:
+                pointer = f"/answers/{code}/relationship_id"
+                raise Invalid(faults=[Fault(pointer, "is not in this episode's inventory")]) from None
+
+
+async def run_classifier(visit: Visit, episode_id: UUID) -> Made:
+    """Classify the present answers and keep the run with its inputs. It decides nothing."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    _check_areas(chart)
+    if not chart.episode["classifier_on"]:
+        raise ClassifierOff
+    found = await find_one(visit, indicator_set, chart)
+    if found is None:
+        raise IndicatorsMissing
+    await _check_evidence(visit, chart, found["answers"])
+    result = asdict(classify(_answers(found["answers"])))
+    fields = {"ruleset": result["ruleset"], "indicator_version": found["version"], "answers": found["answers"], "result": result}
+    return await create(visit, classification, Fields(fields), chart=chart)
+
+
+async def get_classification(visit: Visit, episode_id: UUID) -> Row:
+    """Return the newest run. Raises NotFound before the first."""
+    chart = await open_chart(visit, episode_id)
+    row = await latest_classification(visit.connection, episode_id)
+    if row is None:
+        raise NotFound
+    visit.trace.resources.append(f"classification/{row['id']}")
+    return reveal(chart.key, classification, row)
+
+
+async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice) -> Made:
+    """Record the clinician's decision and open its focus areas; areas that leave the focus are closed, not lost."""
+    clinician_id = visit.clinician()
+    chart = await open_chart(visit, episode_id, lock=True)
+    _check_areas(chart)
+    before = await find_one(visit, focus, chart)
+    run = await latest_classification(visit.connection, episode_id) if chart.episode["classifier_on"] else None
+    changes = before is not None and (before["primary_area"], before["secondary_area"]) != (choice.primary, choice.secondary)
+    agrees = decide_focus(choice, _suggestion(run), changes_focus=changes)
+    facts = await gate_facts(visit.connection, episode_id, chart.patient_id)
+    late = changes and is_late_change(facts["sessions_held"], facts["contracted_sessions"])
+    fields = {
+        "primary_area": choice.primary,
+        "secondary_area": choice.secondary,
+        "patient_agreed": choice.patient_agreed,
+        "agrees_with_suggestion": agrees,
+        "classification_id": None if run is None else run["id"],
+        "decided_by": clinician_id,
+        "decided_at": visit.now,
+        "flags": ["changed_after_half_of_contract"] if late else [],
+    }
+    made = await put_one(visit, focus, chart, Fields(fields, {"reason": choice.reason}))
+    await _open_areas(visit, chart, {choice.primary: "primary"} | ({choice.secondary: "secondary"} if choice.secondary else {}))
+    return made
+
+
+def _suggestion(run: Row | None) -> Suggestion | None:
+    if run is None:
+        return None
+    return Suggestion(run["result"]["suggested_primary"], {a["area"]: a["score"] for a in run["result"]["areas"]})
+
+
+async def _open_areas(visit: Visit, chart: Chart, wanted: dict[str, str]) -> None:
+    present = {r["area"]: reveal(chart.key, focus_area, r) for r in await rows_of(visit.connection, focus_area, episode_id=chart.episode_id)}
+    for area, row in present.items():
+        status, place = ("active", wanted[area]) if area in wanted else ("closed", row["place"])
+        if (status, place) != (row["status"], row["place"]):
+            await amend(visit, focus_area, row, Fields({"status": status, "place": place}), key=chart.key)
+    for area, place in wanted.items():
+        if area not in present:
+            start = {"area": area, "place": place, "status": "active", "sub_state": None, "strategies": []}
+            await create(visit, focus_area, Fields(start), chart=chart)
+
+
+async def get_focus(visit: Visit, episode_id: UUID) -> tuple[Row, list[Row]]:
+    """Return the decision that stands and its focus areas. Raises NotFound before the first decision."""
+    chart = await open_chart(visit, episode_id)
+    row = await get_one(visit, focus, chart)
+    areas = [reveal(chart.key, focus_area, r) for r in await rows_of(visit.connection, focus_area, episode_id=episode_id)]
+    visit.trace.resources.append(f"focus/{row['id']}")
+    return row, areas
+
+
+async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: dict[str, Any]) -> Row:
+    """Record work in a focus area: its sub-state, strategies done, whom and what it is about, progress, notes."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    present = await get_in_chart(visit, focus_area, chart, area_id, check=True)
+    area = ruleset().area(present["area"])
+    if values.get("sub_state") is not None and values["sub_state"] not in area.sub_states:
+        raise SubStateUnknown(faults=[Fault("/sub_state", f"must be one of {', '.join(area.sub_states)}")])
+    done = values.get("strategies", present["strategies"])
+    check_strategies([s["code"] for s in done], [present["area"]])
+    person = values.get("relationship_id", present["relationship_id"])
+    if person is not None:
+        await check_relationship_known(visit, chart, person)
+        await _check_safe(visit, present["area"], person, done)
+    event = values.get("life_event_id")
+    if event is not None and await find_row(visit.connection, life_event, id=event, episode_id=episode_id) is None:
+        raise Invalid(faults=[Fault("/life_event_id", "is no life event of this episode")])
+    return await amend(visit, focus_area, present, fields_for(focus_area, values), key=chart.key)
+
+
+async def _check_safe(visit: Visit, area: str, person: UUID, strategies: list[dict[str, Any]]) -> None:
+    row = await find_row(visit.connection, relationship, id=person)
+    if area == DISPUTE and strategies and row is not None and row["safety"] != "none":
+        raise SafetyBarsStrategies

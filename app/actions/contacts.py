@@ -1,0 +1,73 @@
+"""Sessions: scheduled, held, missed, cancelled. A held session is never refused for phase, gate or contract."""
+
+from typing import Any
+from uuid import UUID
+
+from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart
+from app.actions.visit import Chart, Visit, open_chart
+from app.domain.errors import Fault, Invalid
+from app.domain.people import today_of
+from app.domain.problem_area import AREAS
+from app.domain.sessions import SessionNotScheduled, check_session, check_status_change, flags_of
+from app.domain.techniques import check_strategies, check_techniques
+from app.store.database import Row
+from app.store.tables.inventory import relationship
+from app.store.rows import rows_of
+from app.store.tables.work import contract, session
+from app.store.rows import find_row
+from app.store.work import next_session_number
+
+
+class JointSessionBarred(Invalid):
+    """A joint session is not offered while a relationship of this episode carries a safety mark."""
+
+
+async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Made:
+    """Schedule a session, or record one that was held, missed or cancelled. A held one gets the next number."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    check_session(values, visit.now)
+    _check_codes(values)
+    fields = fields_for(session, values)
+    extra: dict[str, Any] = {"phase": chart.episode["phase"], "flags": await _flags(visit, chart, values), "entered_in_error": False}
+    repeated = values.get("id") is not None and await find_row(visit.connection, session, id=values["id"])
+    if values["status"] == "held" and not repeated:
+        extra["number"] = await next_session_number(visit.connection, chart.episode_id)
+    return await create(visit, session, Fields(fields.clear, fields.secret, fields.id, extra), chart=chart)
+
+
+async def amend_session(visit: Visit, episode_id: UUID, session_id: UUID, values: dict[str, Any]) -> Row:
+    """Hold, miss or cancel a scheduled session, move it, complete its record, or mark it as entered in error."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    present = await get_in_chart(visit, session, chart, session_id, check=True)
+    if present["entered_in_error"]:
+        raise SessionNotScheduled("The session was entered in error.")
+    wanted = {**present, **values}
+    check_status_change(present["status"], wanted["status"])
+    check_session(wanted, visit.now)
+    _check_codes(wanted)
+    fields = fields_for(session, values)
+    extra: dict[str, Any] = {"flags": await _flags(visit, chart, wanted)}
+    if wanted["status"] == "held" and present["number"] is None:
+        extra |= {"number": await next_session_number(visit.connection, chart.episode_id), "phase": chart.episode["phase"]}
+    return await amend(visit, session, present, Fields({**fields.clear, **extra}, fields.secret), key=chart.key)
+
+
+def _check_codes(values: dict[str, Any]) -> None:
+    unknown = [Fault(f"/focus_areas/{n}", "is not a problem area") for n, a in enumerate(values["focus_areas"]) if a not in AREAS]
+    if unknown:
+        raise Invalid(faults=unknown)
+    check_techniques([t["code"] for t in values["techniques"]])
+    check_strategies(values["strategies"], values["focus_areas"] or AREAS)
+
+
+async def _flags(visit: Visit, chart: Chart, values: dict[str, Any]) -> list[str]:
+    """Return what is unusual about it: recorded, never refused. A joint session that is only planned is refused."""
+    agreed = await find_row(visit.connection, contract, episode_id=chart.episode_id)
+    on = today_of(chart.episode["time_zone"], values["starts_at"])
+    flags = flags_of(on, chart.episode["referred_on"], None if agreed is None else agreed["ends_on"])
+    if any(t["code"] == "joint_session" for t in values["techniques"]):
+        marked = [r for r in await rows_of(visit.connection, relationship, episode_id=chart.episode_id) if r["safety"] != "none"]
+        if marked and values["status"] == "scheduled":
+            raise JointSessionBarred
+        flags += ["joint_session_with_safety_mark"] if marked else []
+    return flags

@@ -1,0 +1,88 @@
+"""The interpersonal inventory: relationships, life events, problems and goals."""
+
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.actions.alerts import raise_safeguarding_alert
+from app.actions.records import Made, amend, create, fields_for, get_in_chart, mark_deleted, reveal
+from app.actions.visit import Chart, Visit, open_chart
+from app.domain.errors import Fault, Forbidden, Invalid
+from app.domain.inventory import Measures, check_event, check_relationship, completeness, measures, next_questions
+from app.domain.people import check_not_future
+from app.store.database import Row
+from app.store.rows import find_row, rows_of
+from app.store.tables.inventory import goal, life_event, problem, relationship
+
+
+class SafetyBarStays(Forbidden):
+    """Lifting a safety mark needs the lead clinician and a second sign-off, which this release does not offer yet."""
+
+
+class UnknownRelationship(Invalid):
+    """The relationship is not in this episode's inventory."""
+
+
+async def add_to_chart(visit: Visit, table: sa.Table, episode_id: UUID, values: dict[str, Any]) -> Made:
+    """Add a relationship, life event, problem or goal. Raises HistoryImpossible, FullNameRefused, UnknownRelationship."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    await _check(visit, chart, table, values)
+    made = await create(visit, table, fields_for(table, values), chart=chart)
+    if table is relationship and made.new and made.row["safety"] != "none":
+        await raise_safeguarding_alert(visit, chart, made.row)
+    return made
+
+
+async def amend_in_chart(visit: Visit, table: sa.Table, episode_id: UUID, row_id: UUID, values: dict[str, Any]) -> Row:
+    """Change some fields; the rules see the row as it will be. A safety mark may be set or changed, not lifted."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    present = await get_in_chart(visit, table, chart, row_id, check=True)
+    await _check(visit, chart, table, {**present, **values})
+    marked = table is relationship and values.get("safety", "none") != present["safety"] and "safety" in values
+    if marked and values["safety"] == "none":
+        raise SafetyBarStays
+    row = await amend(visit, table, present, fields_for(table, values), key=chart.key)
+    if marked:
+        await raise_safeguarding_alert(visit, chart, row)
+    return row
+
+
+async def delete_in_chart(visit: Visit, table: sa.Table, episode_id: UUID, row_id: UUID) -> None:
+    """Mark one as deleted; its versions stay in the history."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    present = await get_in_chart(visit, table, chart, row_id, check=True)
+    if table is relationship and present["safety"] != "none":
+        raise SafetyBarStays
+    await mark_deleted(visit, table, present, chart.key)
+
+
+async def read_inventory(visit: Visit, episode_id: UUID) -> tuple[list[Row], list[Row], Measures, float, list[str]]:
+    """Return the whole inventory: relationships, life events, derived measures, completeness (0 to 1), what to ask next."""
+    chart = await open_chart(visit, episode_id)
+    people = [reveal(chart.key, relationship, r) for r in await rows_of(visit.connection, relationship, episode_id=episode_id)]
+    events = [reveal(chart.key, life_event, r) for r in await rows_of(visit.connection, life_event, "happened_on", episode_id=episode_id)]
+    visit.trace.resources += [f"relationship/{r['id']}" for r in people] + [f"life_event/{r['id']}" for r in events]
+    onset = chart.episode["illness_onset_date"] is not None
+    share = completeness(people, onset_known=onset, events=len(events))
+    return people, events, measures(people), share, next_questions(people, onset_known=onset, events=len(events))
+
+
+async def _check(visit: Visit, chart: Chart, table: sa.Table, values: dict[str, Any]) -> None:
+    if table is relationship:
+        check_relationship(values, chart.today)
+    if table is life_event:
+        check_event(values, chart.today)
+    if table is goal:
+        check_not_future(values.get("met_on"), chart.today, "/met_on")
+    wanted = [values.get("relationship_id")] if table is life_event else values.get("relationship_ids", []) if table is problem else []
+    for person in wanted:
+        if person is not None:
+            await check_relationship_known(visit, chart, UUID(str(person)))
+
+
+async def check_relationship_known(visit: Visit, chart: Chart, relationship_id: UUID) -> None:
+    """Raise UnknownRelationship unless the relationship stands in this chart's inventory."""
+    found = await find_row(visit.connection, relationship, id=relationship_id, episode_id=chart.episode_id)
+    if found is None or found["deleted_at"] is not None:
+        raise UnknownRelationship(faults=[Fault("/relationship_id", "is not in this episode's inventory")])

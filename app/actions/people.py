@@ -1,0 +1,207 @@
+"""Patients, consents, clinicians, episodes and care teams."""
+
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from app.actions.records import Fields, Made, ReferenceTaken, amend, create, get_in_chart, remove, reveal
+from app.actions.visit import Visit, open_chart, open_patient
+from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
+from app.domain.people import check_not_future, check_time_zone, today_of
+from app.domain.protocols import protocol
+from app.store.database import Row
+from app.store.rows import find_row, insert_row
+from app.store.tables.people import care_team, clinician, consent, episode, patient, patient_key
+
+
+class BackendOnly(Forbidden):
+    """Registering people and courses is done by the partner's backend, not in a clinician's name."""
+
+
+class UnknownClinician(Invalid):
+    """The clinician is not registered with this partner, or is not active."""
+
+
+class LeadNeeded(Conflict):
+    """An episode always has one lead clinician: name another lead first."""
+
+
+class ProtocolUnknown(Invalid):
+    """The protocol is not in the catalogue."""
+
+
+def _check_backend(visit: Visit) -> None:
+    if visit.caller.clinician_id is not None:
+        raise BackendOnly
+
+
+async def add_patient(visit: Visit, fields: Fields) -> Made:
+    """Register a patient under a pseudonym, with a data key of its own."""
+    _check_backend(visit)
+    check_time_zone(fields.clear["time_zone"])
+    patient_id = fields.id or uuid7()
+    if fields.id is not None and await find_row(visit.connection, patient, id=patient_id):
+        _, key = await open_patient(visit, patient_id)
+        return await create(visit, patient, Fields(fields.clear, id=patient_id), key=key)
+    key, key_version, wrapped = visit.keys.new_patient_key(visit.caller.partner_id, patient_id)
+    visit.patient_keys[patient_id] = key
+    visit.trace.patient_id = patient_id
+    made = await create(visit, patient, Fields(fields.clear, id=patient_id), key=key)
+    if made.new:
+        values = {"patient_id": patient_id, "key_version": key_version, "wrapped": wrapped, "created_at": visit.now}
+        await insert_row(visit.connection, patient_key, values)
+    else:
+        await open_patient(visit, patient_id)  # another request made it: its key is the patient's
+    return made
+
+
+async def get_patient(visit: Visit, patient_id: UUID) -> Row:
+    """Return a patient. Raises NotFound."""
+    row, key = await open_patient(visit, patient_id)
+    visit.trace.resources.append(f"patient/{patient_id}")
+    return reveal(key, patient, row)
+
+
+async def amend_patient(visit: Visit, patient_id: UUID, fields: Fields) -> Row:
+    """Change a patient's pseudonymous particulars."""
+    row, key = await open_patient(visit, patient_id, lock=True)
+    visit.precondition.check(row["version"])
+    if "time_zone" in fields.clear:
+        check_time_zone(fields.clear["time_zone"])
+    await _check_reference_free(visit, patient, fields, patient_id)
+    return await amend(visit, patient, reveal(key, patient, row), fields, key=key)
+
+
+async def record_consent(visit: Visit, patient_id: UUID, fields: Fields) -> Made:
+    """Append a decision on one purpose; the newest counts. Nothing is ever overwritten."""
+    row, key = await open_patient(visit, patient_id, lock=True)
+    if fields.clear["decided_at"] > visit.now:
+        raise Invalid(faults=[Fault("/decided_at", "lies in the future")])
+    return await create(visit, consent, fields, key=key, patient_id=row["id"])
+
+
+async def add_clinician(visit: Visit, fields: Fields) -> Made:
+    """Register a clinician by the partner's own subject id."""
+    _check_backend(visit)
+    return await create(visit, clinician, fields)
+
+
+async def get_clinician(visit: Visit, clinician_id: UUID) -> Row:
+    """Return a clinician. Raises NotFound."""
+    row = await find_row(visit.connection, clinician, id=clinician_id)
+    if row is None:
+        raise NotFound
+    return reveal(None, clinician, row)
+
+
+async def amend_clinician(visit: Visit, clinician_id: UUID, fields: Fields) -> Row:
+    """Change a clinician's subject, or whether they are active."""
+    _check_backend(visit)
+    row = await find_row(visit.connection, clinician, lock=True, id=clinician_id)
+    if row is None:
+        raise NotFound
+    visit.precondition.check(row["version"])
+    if "subject" in fields.clear:
+        taken = await find_row(visit.connection, clinician, subject=fields.clear["subject"])
+        if taken is not None and taken["id"] != clinician_id:
+            raise ReferenceTaken
+    return await amend(visit, clinician, reveal(None, clinician, row), fields)
+
+
+async def add_episode(visit: Visit, patient_id: UUID, code: str, team: Mapping[str, UUID | None], fields: Fields) -> Made:
+    """Open a course of treatment on the newest version of a protocol, with its lead and its cover.
+
+    Raises NotFound for the patient, ProtocolUnknown, UnknownClinician.
+    """
+    _check_backend(visit)
+    row, key = await open_patient(visit, patient_id, lock=True)
+    try:
+        known = protocol(code)
+    except NotFound:
+        raise ProtocolUnknown(faults=[Fault("/protocol", f"{code!r} is not in the catalogue")]) from None
+    today = today_of(row["time_zone"], visit.now)
+    check_not_future(fields.clear["referred_on"], today, "/referred_on")
+    check_not_future(fields.clear.get("illness_onset_date"), today, "/illness_onset_date")
+    for role, clinician_id in team.items():
+        if clinician_id is not None:
+            await _check_clinician(visit, clinician_id, f"/{role}_clinician_id")
+    if team["lead"] == team.get("cover"):
+        raise UnknownClinician(faults=[Fault("/cover_clinician_id", "must be another clinician than the lead")])
+    start = {"protocol_code": known.code, "protocol_version": known.version, "status": "referred", "phase": "screening"}
+    made = await create(visit, episode, Fields(fields.clear, id=fields.id, derived=start), key=key, patient_id=patient_id)
+    visit.trace.episode_id = made.row["id"]
+    if made.new:
+        for role, clinician_id in team.items():
+            if clinician_id is not None:
+                await _join(visit, made.row, clinician_id, role)
+    return made
+
+
+async def get_episode(visit: Visit, episode_id: UUID) -> Row:
+    """Return an episode. Raises NotFound."""
+    chart = await open_chart(visit, episode_id)
+    visit.trace.resources.append(f"episode/{episode_id}")
+    return chart.episode
+
+
+async def amend_episode(visit: Visit, episode_id: UUID, fields: Fields) -> Row:
+    """Change the particulars of a course (never its status or phase: those move by transitions and endings)."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    visit.precondition.check(chart.episode["version"])
+    check_not_future(fields.clear.get("illness_onset_date"), chart.today, "/illness_onset_date")
+    await _check_reference_free(visit, episode, fields, episode_id)
+    return await amend(visit, episode, episode_row(chart.episode), fields, key=chart.key)
+
+
+def episode_row(row: Row) -> Row:
+    """Return the episode's own columns out of a chart's row."""
+    return {c.name: row[c.name] for c in episode.c if c.name != "partner_id"}
+
+
+async def join_care_team(visit: Visit, episode_id: UUID, clinician_id: UUID, role: str) -> Made:
+    """Let a clinician join the care team, or change their role; a new lead replaces the old one, who stays a member."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    await _check_clinician(visit, clinician_id, "/clinician_id")
+    there = await find_row(visit.connection, care_team, episode_id=episode_id, clinician_id=clinician_id)
+    if there is not None and there["role"] == role:
+        return Made(reveal(None, care_team, there), new=False)
+    if there is not None and there["role"] == "lead":
+        raise LeadNeeded
+    lead = await find_row(visit.connection, care_team, episode_id=episode_id, role="lead")
+    if role == "lead" and lead is not None:
+        await amend(visit, care_team, reveal(None, care_team, lead), Fields({"role": "member"}), key=chart.key)
+    if there is not None:
+        return Made(await amend(visit, care_team, reveal(None, care_team, there), Fields({"role": role}), key=chart.key), new=False)
+    return await _join(visit, chart.episode, clinician_id, role)
+
+
+async def leave_care_team(visit: Visit, episode_id: UUID, member_id: UUID) -> None:
+    """Let a clinician leave the care team; the lead cannot. Raises LeadNeeded."""
+    chart = await open_chart(visit, episode_id, lock=True)
+    member = await get_in_chart(visit, care_team, chart, member_id, check=True)
+    if member["role"] == "lead":
+        raise LeadNeeded
+    await remove(visit, care_team, member, chart.key)
+
+
+async def _join(visit: Visit, chart_row: Row, clinician_id: UUID, role: str) -> Made:
+    ties = {"patient_id": chart_row["patient_id"], "episode_id": chart_row["id"]}
+    key = visit.patient_keys[chart_row["patient_id"]]
+    return await create(visit, care_team, Fields({"clinician_id": clinician_id, "role": role}), key=key, **ties)
+
+
+async def _check_clinician(visit: Visit, clinician_id: UUID, pointer: str) -> None:
+    row = await find_row(visit.connection, clinician, id=clinician_id)
+    if row is None or not row["active"]:
+        raise UnknownClinician(faults=[Fault(pointer, "is no active clinician of this partner")])
+
+
+async def _check_reference_free(visit: Visit, table: Any, fields: Fields, own_id: UUID) -> None:
+    reference = fields.clear.get("external_ref")
+    if reference is None:
+        return
+    taken = await find_row(visit.connection, table, external_ref=reference)
+    if taken is not None and taken["id"] != own_id:
+        raise ReferenceTaken

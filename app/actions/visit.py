@@ -1,0 +1,136 @@
+"""One visit: a caller in a confined transaction, the present moment, and the journal of what it changes."""
+
+from dataclasses import dataclass, field
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
+
+from app.domain.errors import Conflict, NotFound
+from app.domain.people import today_of
+from app.domain.protocols import Protocol, protocol
+from app.domain.risk import ClinicianOnly
+from app.keys.cipher import KeyRing, PatientKey
+from app.keys.tokens import Caller
+from app.store.database import Connection, Row
+from app.store.feed import Journal
+from app.store.people import find_chart, find_patient
+
+
+class VersionStale(Conflict):
+    """The resource has changed since it was read."""
+
+
+class VersionUnmatched(Conflict):
+    """The precondition does not fit: the resource exists already, or does not exist."""
+
+
+@dataclass(slots=True)
+class Precondition:
+    """What the caller last saw: a version (If-Match), or nothing at all (If-None-Match: *)."""
+
+    version: int | None = None
+    must_be_new: bool = False
+    any_version: bool = False
+    checked: bool = False
+
+    def check(self, present: int | None) -> None:
+        """Hold the stored row's version (None: there is no row) against it. Raises VersionStale, VersionUnmatched."""
+        self.checked = True
+        if self.any_version:
+            return
+        if self.must_be_new:
+            if present is not None:
+                raise VersionUnmatched("It exists already: send If-Match with its ETag.")
+            return
+        if present is None:
+            raise VersionUnmatched("It does not exist yet: send If-None-Match: *.")
+        if present != self.version:
+            raise VersionStale("Read it again, and send If-Match with the ETag that you then see.")
+
+
+@dataclass(slots=True)
+class Trace:
+    """What the visit touched, for the audit row."""
+
+    patient_id: UUID | None = None
+    episode_id: UUID | None = None
+    resources: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A caller's visit. Created by the assembly's plumbing, given to every action and query."""
+
+    connection: Connection
+    caller: Caller
+    now: datetime
+    keys: KeyRing
+    journal: Journal = field(default_factory=Journal)
+    precondition: Precondition = field(default_factory=lambda: Precondition(any_version=True))
+    trace: Trace = field(default_factory=Trace)
+    patient_keys: dict[UUID, PatientKey] = field(default_factory=dict)
+
+    @property
+    def actor(self) -> str:
+        """Name who acts: the person, else the client."""
+        return self.caller.person or f"client:{self.caller.client_id}"
+
+    def clinician(self) -> UUID:
+        """Return the clinician that this visit acts for. Raises ClinicianOnly for a bare client."""
+        if self.caller.clinician_id is None:
+            raise ClinicianOnly
+        return self.caller.clinician_id
+
+    def key_of(self, row: Row) -> PatientKey:
+        """Unwrap and remember the patient's key that came along with a row."""
+        patient_id = row.get("patient_id") or row["id"]
+        key = self.keys.patient_key(self.caller.partner_id, patient_id, row["key_version"], row["wrapped"])
+        self.patient_keys[patient_id] = key
+        self.trace.patient_id = patient_id
+        return key
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """An open episode: its row, its protocol, its patient's key, and the patient's calendar day."""
+
+    episode: Row
+    protocol: Protocol
+    key: PatientKey
+    today: date
+
+    @property
+    def episode_id(self) -> UUID:
+        """Return the episode's id."""
+        return UUID(str(self.episode["id"]))
+
+    @property
+    def patient_id(self) -> UUID:
+        """Return the patient's id."""
+        return UUID(str(self.episode["patient_id"]))
+
+
+async def open_chart(visit: Visit, episode_id: UUID, *, lock: bool = False) -> Chart:
+    """Return the chart of an episode in the caller's caseload; locked, its writes come one after another.
+
+    Raises NotFound: unknown, another partner's, and outside the caseload look alike.
+    """
+    row = await find_chart(visit.connection, episode_id, visit.caller.clinician_id, lock=lock)
+    if row is None:
+        raise NotFound
+    visit.trace.episode_id = row["id"]
+    known = protocol(row["protocol_code"], row["protocol_version"])
+    return Chart(row, known, visit.key_of(row), today_of(row["time_zone"], visit.now))
+
+
+async def open_patient(visit: Visit, patient_id: UUID, *, lock: bool = False) -> tuple[Row, PatientKey]:
+    """Return a patient of the caller's caseload and its key. Raises NotFound."""
+    row = await find_patient(visit.connection, patient_id, visit.caller.clinician_id, lock=lock)
+    if row is None:
+        raise NotFound
+    return row, visit.key_of(row)
+
+
+def public(row: Row) -> dict[str, Any]:
+    """Return a row without what only the store needs."""
+    return {k: v for k, v in row.items() if k not in {"partner_id", "sealed", "wrapped", "key_version"}}

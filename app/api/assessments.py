@@ -1,0 +1,203 @@
+"""Assessments and the trajectory: answers by item in, scores made by the server out."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from app.actions.records import get_in_chart, reveal
+from app.actions.scoring import mark_assessment_in_error, read_trajectory, record_assessment
+from app.actions.visit import open_chart
+from app.api.alerts import AlertOut
+from app.api.pages import Cursor, Limit
+from app.api.people import Locale
+from app.api.request import Call, Route, needs
+from app.api.shapes import In, InChart, Level, Moment, NewId, Out, Prose, text
+from app.store.database import Row
+from app.store.tables.work import assessment
+from app.store.work import page_chart
+
+router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["assessments"])
+
+ItemNumber = Annotated[str, Field(pattern=r"^[1-9][0-9]?$")]
+Value = Annotated[int, Field(strict=True, ge=-100, le=100)]
+
+
+class AssessmentIn(In):
+    """One administration of an instrument: the answers by item number. Totals are never taken from a caller."""
+
+    id: NewId = None
+    instrument: text(40) = Field(examples=["PHQ-9"])  # type: ignore[valid-type]
+    answers: Annotated[dict[ItemNumber, Value | None], Field(max_length=99)] = Field(
+        examples=[{"1": 2, "2": 2, "3": 3, "4": 2, "5": 1, "6": 2, "7": 1, "8": 0, "9": 0}], description="null or left out: not answered"
+    )
+    difficulty: Level | None = Field(None, description="PHQ-9's unscored question, 0 to 3")
+    answered_at: Moment
+    respondent: Literal["patient", "clinician_read_aloud"] = "patient"
+    mode: Literal["app", "web", "paper", "phone", "in_session"] = "app"
+    locale: Locale = "en"
+    session_id: UUID | None = None
+    follow_up_id: UUID | None = None
+
+
+class Notice(Out):
+    """What must stand beside an answer to a risk item, in every app."""
+
+    not_monitored: str | None = None
+    no_evidence_of_safety: str | None = None
+    crisis_text: str | None = None
+
+
+class AssessmentOut(InChart):
+    """A completed administration with its score."""
+
+    instrument: str
+    instrument_version: int
+    session_id: UUID | None
+    follow_up_id: UUID | None
+    answered_at: Moment
+    respondent: str
+    mode: str
+    locale: str
+    answers: dict[str, int | None]
+    difficulty: int | None
+    partial_sum: int
+    total: int | None = Field(description="null when too many items, or the risk item, are missing")
+    band: str | None
+    is_case: bool | None
+    missing: list[int]
+    prorated: bool
+    received_late_seconds: int | None
+    entered_in_error: bool
+    error_reason: str | None = None
+
+
+class Submitted(AssessmentOut):
+    """The assessment, the alert that it raised or extended, and what the person must read."""
+
+    risk_alert: AlertOut | None = None
+    notice: Notice | None = None
+
+
+class AssessmentPage(Out):
+    """A page of assessments."""
+
+    items: list[AssessmentOut]
+    next: str | None
+
+
+class AssessmentPatch(In):
+    """A correction: the record stays, and counts no longer."""
+
+    entered_in_error: Literal[True]
+    error_reason: Prose
+
+
+@router.post("/assessments", status_code=201, response_model=Submitted)
+async def create_assessment(call: Annotated[Call, needs("assessments:write")], episode_id: UUID, assessment_in: AssessmentIn) -> Row:
+    """Submit answers. A triggering or missing risk item opens an alert in the same transaction."""
+    made, alert, notice = await record_assessment(call.visit, episode_id, assessment_in.members())
+    row = call.made(made, f"/v1/episodes/{episode_id}/assessments/{{id}}")
+    return {**row, "risk_alert": alert, "notice": notice or None}
+
+
+@router.get("/assessments", response_model=AssessmentPage)
+async def list_assessments(
+    call: Annotated[Call, needs("assessments:read")],
+    episode_id: UUID,
+    instrument: str | None = None,
+    answered_from: Moment | None = None,
+    answered_to: Moment | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Row:
+    """List the assessments."""
+    chart = await open_chart(call.visit, episode_id)
+    filters = {"instrument": instrument, "answered_at": (answered_from, answered_to)}
+    pager = call.pager(limit, cursor, **filters)
+    items, following = pager.cut(await page_chart(call.visit.connection, assessment, episode_id, filters, pager.after, limit), "id")
+    call.saw(items, "assessment")
+    return {"items": [reveal(chart.key, assessment, r) for r in items], "next": following}
+
+
+@router.get("/assessments/{assessment_id}", response_model=AssessmentOut)
+async def read_assessment(call: Annotated[Call, needs("assessments:read")], episode_id: UUID, assessment_id: UUID) -> Row:
+    """Read an assessment."""
+    chart = await open_chart(call.visit, episode_id)
+    return call.stored(await get_in_chart(call.visit, assessment, chart, assessment_id))
+
+
+@router.patch("/assessments/{assessment_id}", response_model=AssessmentOut)
+async def correct_assessment(call: Annotated[Call, needs("assessments:write")], episode_id: UUID, assessment_id: UUID, patch: AssessmentPatch) -> Row:
+    """Mark an assessment as entered in error. An alert that it raised stays."""
+    return call.stored(await mark_assessment_in_error(call.visit, episode_id, assessment_id, patch.error_reason))
+
+
+class ChangeOut(Out):
+    """The change from the baseline."""
+
+    points: int = Field(description="Baseline minus this total: positive is improvement")
+    reliable: Literal["improvement", "deterioration", "none", "not_assessable"]
+    response: bool = Field(description="A drop of half or more")
+    remission: bool | None
+    on_track: bool | None
+
+
+class FollowUpFindingOut(Out):
+    """A follow-up against the end of treatment."""
+
+    points: int
+    relapse: bool
+    late_reliable_improvement: bool
+
+
+class Point(Out):
+    """One score of the line."""
+
+    assessment_id: UUID
+    answered_at: Moment
+    session_number: int | None
+    total: int | None
+    band: str | None
+    is_case: bool | None
+    prorated: bool
+    change: ChangeOut | None
+    follow_up: FollowUpFindingOut | None
+
+
+class LineOut(Out):
+    """One instrument over the course."""
+
+    code: str
+    component: str
+    caseness_from: int
+    reliable_change: int
+    baseline: int | None
+    latest: int | None
+    points: list[Point]
+    on_track_rule: str
+
+
+class TrajectoryOut(Out):
+    """The course in scores."""
+
+    episode_id: UUID
+    phase: str
+    instruments: list[LineOut]
+    therapist_activity_slope: float | None = Field(description="Theil-Sen, per session, from 5 sessions on; expected to be 0 or less")
+
+
+@router.get("/trajectory", response_model=TrajectoryOut)
+async def read_episode_trajectory(call: Annotated[Call, needs("assessments:read")], episode_id: UUID) -> Row:
+    """Read the scores session by session: change from baseline, bands, caseness, response, remission, on track or not."""
+    found = await read_trajectory(call.visit, episode_id)
+    for line in found["instruments"]:
+        for point in line["points"]:
+            point["change"] = _members(point["change"])
+            point["follow_up"] = _members(point["follow_up"])
+    return found
+
+
+def _members(value: object) -> Row | None:
+    return None if value is None else {name: getattr(value, name) for name in value.__slots__}  # type: ignore[attr-defined]

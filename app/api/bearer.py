@@ -1,0 +1,122 @@
+"""Who calls: bearer tokens verified in memory, against keys and revocations that every process polls."""
+
+import asyncio
+import hashlib
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+
+import structlog
+
+from app.api.problems import Unauthenticated, Unavailable
+from app.keys.cipher import KeyRing
+from app.keys.tokens import Caller, SigningKey, TokenRefused, read_access_token
+from app.store.database import Database, DatabaseAway
+from app.store.door import revoked, signing_keys
+
+POLL_SECONDS = 1.5
+OLDEST_COPY_SECONDS = 5.0
+MOST_CACHED = 4096
+
+log = structlog.get_logger("ipt.door")
+
+
+class Door:
+    """The issuer's keys and the revocations, as this process knows them; and the tokens it has verified."""
+
+    def __init__(self, database: Database, keys: KeyRing, issuer: str, now: Callable[[], datetime]) -> None:
+        self.issuer = issuer
+        self._database = database
+        self._ring = keys
+        self._now = now
+        self._signing: list[SigningKey] = []
+        self._revoked: set[tuple[str, str]] = set()
+        self._read_at = float("-inf")
+        self._seen: OrderedDict[bytes, Caller] = OrderedDict()
+        self._poller: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Read once and keep reading. Raises KeyMissing when the key file does not open the signing keys."""
+        with suppress(DatabaseAway):
+            await self.refresh()
+        self._poller = asyncio.create_task(self._poll(), name="door")
+
+    async def stop(self) -> None:
+        """Stop reading."""
+        if self._poller is not None:
+            self._poller.cancel()
+            await asyncio.gather(self._poller, return_exceptions=True)
+
+    async def refresh(self) -> None:
+        """Read keys and revocations now."""
+        now = self._now()
+        async with self._database.transaction(None) as connection:
+            rows = await signing_keys(connection, now)
+            self._revoked = {(r["kind"], r["value"]) for r in await revoked(connection, now)}
+        self._signing = [
+            SigningKey(
+                r["kid"],
+                self._ring.open(r["private_sealed"], f"signing_key|{r['kid']}").decode(),
+                r["public_jwk"],
+                r["signs_from"],
+                r["published_until"],
+            )
+            for r in rows
+        ]
+        self._read_at = time.monotonic()
+
+    async def _poll(self) -> None:
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                await self.refresh()
+            except DatabaseAway:
+                log.warning("door_copy_not_refreshed")
+            except Exception as error:  # noqa: BLE001 - the poller must live; a stale copy refuses by itself
+                log.error("door_copy_failed", error=type(error).__name__)
+
+    def published(self) -> list[dict[str, str]]:
+        """Return the public keys to show at the JWKS address."""
+        return [dict(k.public_jwk) for k in self._signing]
+
+    def signing_key(self) -> SigningKey:
+        """Return the key that signs now: the newest whose time has come. Raises Unavailable when there is none."""
+        now = self._now()
+        for key in self._signing:
+            if key.signs_from <= now:
+                return key
+        raise Unavailable("There is no signing key yet; run `ipt key rotate`.")
+
+    def caller_of(self, authorization: str | None) -> Caller:
+        """Return the caller that a bearer token names. Raises Unauthenticated, or Unavailable when our copy is too old."""
+        if time.monotonic() - self._read_at > OLDEST_COPY_SECONDS:
+            raise Unavailable("The copy of revocations is too old to trust.")
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthenticated("Send Authorization: Bearer with an access token.")
+        caller = self._verified(token)
+        if ("client", caller.client_id) in self._revoked or ("token", caller.token_id) in self._revoked:
+            raise Unauthenticated("The token is not acceptable.")
+        return caller
+
+    def _verified(self, token: str) -> Caller:
+        now = int(self._now().timestamp())
+        digest = hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
+        known = self._seen.get(digest)
+        if known is not None and now < known.expires_at:
+            return known
+        try:
+            caller = read_access_token(token, {k.kid: k.public_jwk for k in self._signing}, self.issuer, now)
+        except (TokenRefused, UnicodeError):
+            raise Unauthenticated("The token is not acceptable.") from None
+        self._seen[digest] = caller
+        if len(self._seen) > MOST_CACHED:
+            self._seen.popitem(last=False)
+        return caller
+
+
+def utc_now() -> datetime:
+    """Return the present moment."""
+    return datetime.now(UTC)

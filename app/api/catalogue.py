@@ -1,0 +1,244 @@
+"""The catalogue: protocols, instruments, techniques, problem areas. The same for every partner, open and cacheable."""
+
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.routing import APIRoute
+from pydantic import Field
+from starlette.responses import Response
+
+from app.api.shapes import Out
+from app.domain.instruments import instrument, instruments
+from app.domain.problem_area import DISCLAIMER, ruleset
+from app.domain.protocols import protocol, protocols
+from app.domain.techniques import techniques
+
+MAX_AGE = "public, max-age=3600"
+
+
+class PublicRoute(APIRoute):
+    """A route without a caller: it reads the catalogue, never a partner's data."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+        """Add the ETag of the body, and answer 304 to those who know it."""
+        inner = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            response = await inner(request)
+            etag = f'"{hashlib.sha256(bytes(response.body)).hexdigest()[:32]}"'
+            known = request.headers.get("if-none-match", "")
+            if etag in (part.strip().removeprefix("W/") for part in known.split(",")):
+                response = Response(status_code=304)
+            response.headers.update({"ETag": etag, "Cache-Control": MAX_AGE})
+            return response
+
+        return answer
+
+
+router = APIRouter(prefix="/v1", route_class=PublicRoute, tags=["catalogue"])
+
+
+class FigureOut(Out):
+    """A figure and where it comes from: published, seed (the founding description) or own_design."""
+
+    figure: str
+    mark: str
+    source: str
+
+
+class ProtocolTask(Out):
+    """A task of the protocol."""
+
+    code: str
+    phase: str
+    title: str
+    met_by: str
+    gate: bool
+    source: str
+
+
+class DueInstrumentOut(Out):
+    """An instrument that the protocol asks for, and when."""
+
+    code: str
+    due: str
+
+
+class ProtocolOut(Out):
+    """A treatment protocol, one version of it."""
+
+    code: str
+    version: int
+    name: str
+    format: str
+    population: str
+    age_min: int
+    age_max: int
+    specialist: bool
+    four_areas: bool
+    sessions_min: int
+    sessions_max: int
+    weeks_min: int
+    weeks_max: int
+    minutes: int
+    extension_sessions_min: int
+    initial_sessions_min: int
+    initial_sessions_max: int
+    middle_sessions_min: int
+    termination_weeks: int
+    boundaries: dict[str, tuple[int, int]] = Field(description="Session numbers (first, last) of each phase")
+    instruments: list[DueInstrumentOut]
+    departures: list[str] = Field(description="Where it departs from the founding description, in words")
+    sources: list[FigureOut]
+    tasks: list[ProtocolTask]
+
+
+class ProtocolList(Out):
+    """Every protocol."""
+
+    items: list[ProtocolOut]
+
+
+class ItemOut(Out):
+    """An item of an instrument."""
+
+    number: int
+    text: str
+    loinc: str | None
+
+
+class BandOut(Out):
+    """A band of severity, both ends included."""
+
+    code: str
+    low: int
+    high: int
+
+
+class InstrumentOut(Out):
+    """An instrument: wording as far as its licence goes, scoring, thresholds, sources."""
+
+    code: str
+    version: int
+    name: str
+    component: str
+    respondents: list[str]
+    stem: str
+    answers: list[str]
+    value_min: int
+    value_max: int
+    total_max: int
+    missing_allowed: int
+    caseness: int
+    reliable_change: int
+    remission_below: int | None
+    screening_cut_teens: int | None
+    risk_item: int | None
+    risk_levels: dict[str, str]
+    loinc_panel: str | None
+    loinc_total: str | None
+    licence: str
+    items: list[ItemOut]
+    bands: list[BandOut]
+    sources: list[FigureOut]
+
+
+class InstrumentList(Out):
+    """Every instrument."""
+
+    items: list[InstrumentOut]
+
+
+class TechniqueOut(Out):
+    """A technique of IPT."""
+
+    code: str
+    name: str
+    definition: str
+    areas: list[str] = Field(description="The areas that it fits; empty: all")
+    mark: str
+
+
+class TechniqueList(Out):
+    """Every technique."""
+
+    items: list[TechniqueOut]
+
+
+class IndicatorOut(Out):
+    """An indicator of the classifier."""
+
+    code: str
+    kind: str
+    weight: int
+    text: str
+    question: str
+    role: str
+
+
+class ProblemAreaOut(Out):
+    """A problem area with its sub-states, strategies and indicators."""
+
+    code: str
+    name: str
+    definition: str
+    sub_state_name: str
+    sub_states: list[str]
+    strategies: list[str]
+    source: str
+    gate: IndicatorOut
+    indicators: list[IndicatorOut]
+
+
+class ProblemAreaList(Out):
+    """The ruleset: thresholds and the four areas. Every weight is own design."""
+
+    ruleset: str
+    likely_from: int
+    possible_from: int
+    provisional_below_coverage: float
+    tie_within: int
+    max_areas_in_focus: int
+    mark: str
+    disclaimer: str
+    items: list[ProblemAreaOut]
+
+
+@router.get("/protocols", response_model=ProtocolList)
+async def list_protocols() -> dict[str, Any]:
+    """List the treatment protocols."""
+    return {"items": [asdict(p) for p in protocols().values()]}
+
+
+@router.get("/protocols/{code}", response_model=ProtocolOut)
+async def read_protocol(code: str, version: int | None = None) -> dict[str, Any]:
+    """Read a protocol, its newest version unless one is named."""
+    return asdict(protocol(code, version))
+
+
+@router.get("/instruments", response_model=InstrumentList)
+async def list_instruments() -> dict[str, Any]:
+    """List the instruments."""
+    return {"items": [asdict(i) for i in instruments().values()]}
+
+
+@router.get("/instruments/{code}", response_model=InstrumentOut)
+async def read_instrument(code: str) -> dict[str, Any]:
+    """Read an instrument."""
+    return asdict(instrument(code))
+
+
+@router.get("/techniques", response_model=TechniqueList)
+async def list_techniques() -> dict[str, Any]:
+    """List the techniques."""
+    return {"items": [asdict(t) for t in techniques().values()]}
+
+
+@router.get("/problem-areas", response_model=ProblemAreaList)
+async def list_problem_areas() -> dict[str, Any]:
+    """List the four problem areas with every indicator and weight of the ruleset."""
+    rules = asdict(ruleset())
+    return {**rules, "ruleset": rules["version"], "items": rules["areas"], "mark": "own_design", "disclaimer": DISCLAIMER}

@@ -1,0 +1,197 @@
+"""Formulation, contract, and the phases of the course."""
+
+from datetime import date
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from app.actions.course import enter_phase, get_singleton, put_contract, put_formulation, read_phase, record_task
+from app.api.episodes import Phase, Status
+from app.api.inventory import Area
+from app.api.request import Call, Route, needs
+from app.api.shapes import Day, Flag, In, InChart, Moment, Out, Prose, whole
+from app.store.database import Row
+from app.store.tables.work import contract, formulation
+
+router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["course"])
+
+
+class FormulationIn(In):
+    """The link of symptoms and problem area, in words that the patient hears."""
+
+    text: Prose
+    areas: Annotated[list[Area], Field(min_length=1, max_length=2)]
+    told_on: Day | None = Field(None, description="When it was told to the patient")
+    patient_agreed: Flag = False
+
+
+class FormulationOut(InChart):
+    """The formulation."""
+
+    text: str
+    areas: list[Area]
+    told_on: date | None
+    patient_agreed: bool
+
+
+@router.get("/formulation", response_model=FormulationOut)
+async def read_formulation(call: Annotated[Call, needs("classification:read")], episode_id: UUID) -> Row:
+    """Read the formulation."""
+    return call.stored(await get_singleton(call.visit, formulation, episode_id))
+
+
+@router.put("/formulation", response_model=FormulationOut)
+async def write_formulation(call: Annotated[Call, needs("classification:write")], episode_id: UUID, formulation_in: FormulationIn) -> Row:
+    """Write the formulation."""
+    return call.made(await put_formulation(call.visit, episode_id, formulation_in.members()))
+
+
+class ContractIn(In):
+    """What is agreed about the course. IPT is limited in time, and the patient knows it from the start."""
+
+    sessions: whole(1, 200) = Field(examples=[16])  # type: ignore[valid-type]
+    frequency: Literal["twice_weekly", "weekly", "fortnightly", "monthly"] = "weekly"
+    minutes: whole(5, 240) = Field(60, examples=[60])  # type: ignore[valid-type]
+    starts_on: Day
+    ends_on: Day
+    agreed_on: Day | None = None
+    patient_agreed: Flag = False
+    reason: Prose | None = Field(None, description="Why it was amended, and by how severe a state")
+
+
+class ContractOut(InChart):
+    """The contract."""
+
+    sessions: int
+    frequency: str
+    minutes: int
+    starts_on: date
+    ends_on: date
+    agreed_on: date | None
+    patient_agreed: bool
+    reason: str | None = None
+
+
+@router.get("/contract", response_model=ContractOut)
+async def read_contract(call: Annotated[Call, needs("episodes:read")], episode_id: UUID) -> Row:
+    """Read the contract."""
+    return call.stored(await get_singleton(call.visit, contract, episode_id))
+
+
+@router.put("/contract", response_model=ContractOut)
+async def write_contract(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, contract_in: ContractIn) -> Row:
+    """Write or amend the contract. An extension adds four sessions or more."""
+    return call.made(await put_contract(call.visit, episode_id, contract_in.members()))
+
+
+class UnmetOut(Out):
+    """A condition that is not met: its code, a sentence, where the rule comes from."""
+
+    code: str
+    detail: str
+    source: str
+
+
+class TransitionOption(Out):
+    """The next step and what it still lacks."""
+
+    to: Phase
+    open: bool
+    unmet: list[UnmetOut]
+
+
+class TaskOut(Out):
+    """A task of the protocol."""
+
+    code: str
+    phase: str
+    title: str
+    status: Literal["done", "waived", "owed"]
+    met_by: str = Field(description="`record`: by PUT; else the fact that meets it")
+    gate: bool
+    source: str
+
+
+class PlanOut(Out):
+    """Session numbers (first, last) of each phase for the contracted number."""
+
+    initial: tuple[int, int]
+    middle: tuple[int, int]
+    termination: tuple[int, int]
+
+
+class PhaseOut(Out):
+    """Where the course stands."""
+
+    episode_id: UUID
+    phase: Phase
+    status: Status
+    sessions_held: int
+    sessions_left: int | None
+    ends_on: date | None
+    plan: PlanOut | None
+    tasks: list[TaskOut]
+    transitions: list[TransitionOption]
+    flags: list[str] = Field(description="What a clinician should see; nothing is refused for it")
+    proposal: str | None = Field(description="`start_termination` when the middle sessions are used up; never applied by itself")
+
+
+@router.get("/phase", response_model=PhaseOut)
+async def read_episode_phase(call: Annotated[Call, needs("episodes:read")], episode_id: UUID) -> Row:
+    """Read the phase, sessions held and left, the checklist, and what the next step still lacks."""
+    found = await read_phase(call.visit, episode_id)
+    plan = found["plan"]
+    shown = None if plan is None else {"initial": plan.initial, "middle": plan.middle, "termination": plan.termination}
+    return {**found, "plan": shown}
+
+
+class TaskIn(In):
+    """How a task stands."""
+
+    status: Literal["done", "waived", "owed"]
+    done_on: Day | None = None
+    reason: Prose | None = Field(None, description="Needed for a waiver, which only a clinician can give")
+
+
+class TaskRecordOut(InChart):
+    """The record of a task."""
+
+    task: str
+    status: str
+    done_on: date | None
+    reason: str | None = None
+    recorded_by: UUID | None
+
+
+@router.put("/phase/tasks/{task}", response_model=TaskRecordOut)
+async def write_task(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, task: str, task_in: TaskIn) -> Row:
+    """Record a task as done, waived or owed. A task that a fact meets cannot be ticked."""
+    return call.made(await record_task(call.visit, episode_id, task, task_in.members()))
+
+
+class TransitionIn(In):
+    """A step into the next phase."""
+
+    to: Literal["initial", "middle", "termination", "follow_up"] = Field(description="follow_up completes the treatment")
+    reason: Prose | None = Field(None, description="Overrides unmet conditions; needs a token that acts for a clinician")
+    occurred_at: Moment | None = None
+
+
+class TransitionOut(InChart):
+    """A step that was taken."""
+
+    from_phase: Phase
+    to_phase: Phase
+    occurred_at: Moment
+    overridden: list[UnmetOut] = Field(description="Conditions that a clinician passed over, with a reason")
+    reason: str | None = None
+    decided_by: UUID | None
+
+
+@router.post("/phase/transitions", status_code=201, response_model=TransitionOut)
+async def take_transition(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, transition_in: TransitionIn) -> Row:
+    """Enter the next phase. A shut gate answers 409 with every unmet condition; a clinician may override with a reason."""
+    values: dict[str, Any] = transition_in.members()
+    return call.made(await enter_phase(call.visit, episode_id, values.pop("to"), values))

@@ -1,0 +1,263 @@
+"""The partner's door: tokens (RFC 6749, 7523, 8693, 9068), their revocation (7009), keys (7517), metadata (8414)."""
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote_plus
+from uuid import UUID
+
+from fastapi import APIRouter, Request
+from pydantic import Field
+from starlette.responses import JSONResponse, Response
+
+from app.actions.door import (
+    Client,
+    ClientRefused,
+    GrantRefused,
+    assertion_client,
+    authenticate_by_assertion,
+    authenticate_by_secret,
+    granted,
+    granted_for_clinician,
+    partner_of,
+)
+from app.api.request import SCOPES, House
+from app.api.shapes import Out
+from app.keys.tokens import ACCESS_TOKEN_SECONDS, Caller, TokenRefused, mint, new_caller, read_access_token
+from app.store.audit import Access, Knock, insert_access
+from app.store.database import Connection, clock
+from app.store.door import revoke
+
+router = APIRouter(tags=["door"])
+
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name of RFC 8693
+CLINICIAN = "urn:ipt:params:oauth:token-type:clinician"
+LARGEST_FORM = 16_384
+MOST_MEMBERS = 20
+
+
+class TokenOut(Out):
+    """An access token (RFC 9068) of ten minutes."""
+
+    access_token: str
+    token_type: str = Field(examples=["Bearer"])
+    expires_in: int
+    scope: str
+    issued_token_type: str | None = Field(None, description="Set for an exchanged token")
+
+
+class OAuthError(Out):
+    """An OAuth error (RFC 6749, section 5.2)."""
+
+    error: str
+    error_description: str
+
+
+class Jwks(Out):
+    """The public keys that sign access tokens (RFC 7517). Keys rotate with overlap; kid is the RFC 7638 thumbprint."""
+
+    keys: list[dict[str, str]]
+
+
+def _form(*names: str, required: tuple[str, ...] = ()) -> dict[str, Any]:
+    schema = {"type": "object", "properties": {n: {"type": "string"} for n in names}, "required": list(required)}
+    return {"requestBody": {"required": True, "content": {"application/x-www-form-urlencoded": {"schema": schema}}}}
+
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {400: {"model": OAuthError}, 401: {"model": OAuthError}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    """What a client shows: its id with a secret, or an assertion."""
+
+    client_id: str
+    secret: str | None
+    assertion: str | None
+
+
+@router.post(
+    "/oauth/token",
+    response_model=TokenOut,
+    response_model_exclude_none=True,
+    responses=_REFUSALS,
+    openapi_extra=_form(
+        *"grant_type scope client_assertion_type client_assertion subject_token subject_token_type requested_token_type".split(),
+        required=("grant_type",),
+    ),
+)
+async def issue_token(request: Request) -> Any:
+    """Issue an access token to a partner's client, or exchange for one that acts for a clinician.
+
+    `grant_type=client_credentials` with HTTP Basic (`client_secret_basic`) or a signed assertion (`private_key_jwt`:
+    aud = issuer, at most 60 s, jti used once). `grant_type=urn:ietf:params:oauth:grant-type:token-exchange` with
+    `subject_token` = the clinician's id and `subject_token_type=urn:ipt:params:oauth:token-type:clinician`.
+    """
+    house: House = request.app.state.house
+    try:
+        form = await _read_form(request)
+        proof = _proof_of(request, form)
+        partner_id, name = partner_of(proof.client_id)
+        house.token_rates.take(f"{proof.client_id}|{request.client.host if request.client else ''}")
+        async with house.database.transaction(partner_id) as connection:
+            client = await _authenticated(connection, proof, name, house)
+            caller = await _granted(connection, client, form, house)
+            await insert_access(connection, _access(request, caller, house))
+            await connection.commit()
+    except ClientRefused:
+        return await _refused(request, house)
+    except GrantRefused as refusal:
+        return _error(400, refusal.code, str(refusal))
+    token = mint(house.door.signing_key(), house.door.issuer, caller, caller.expires_at - ACCESS_TOKEN_SECONDS)
+    kind = {"issued_token_type": ACCESS_TOKEN} if caller.clinician_id else {}
+    body = {"access_token": token, "token_type": "Bearer", "expires_in": ACCESS_TOKEN_SECONDS, "scope": " ".join(sorted(caller.scopes)), **kind}
+    return JSONResponse(body, headers={"Cache-Control": "no-store"})
+
+
+@router.post(
+    "/oauth/revoke",
+    responses={**_REFUSALS, 200: {"description": "The token is revoked, or was none"}},
+    openapi_extra=_form("token", required=("token",)),
+)
+async def revoke_token(request: Request) -> Response:
+    """Revoke an access token of this client (RFC 7009): every process refuses it within five seconds."""
+    house: House = request.app.state.house
+    now = clock(house.now)
+    try:
+        form = await _read_form(request)
+        proof = _proof_of(request, form)
+        partner_id, name = partner_of(proof.client_id)
+        async with house.database.transaction(partner_id) as connection:
+            client = await _authenticated(connection, proof, name, house)
+            try:
+                keys = {k["kid"]: k for k in house.door.published()}
+                caller = read_access_token(form.get("token", ""), keys, house.door.issuer, int(now.timestamp()))
+            except TokenRefused:
+                caller = None
+            if caller is not None and caller.client_id == client.client_id:
+                await revoke(connection, "token", caller.token_id, now, None)
+                await insert_access(connection, _access(request, caller, house))
+            await connection.commit()
+    except ClientRefused:
+        return await _refused(request, house)
+    except GrantRefused as refusal:
+        return _error(400, refusal.code, str(refusal))
+    return Response(status_code=200, headers={"Cache-Control": "no-store"})
+
+
+@router.get("/.well-known/jwks.json", response_model=Jwks)
+async def read_keys(request: Request) -> Any:
+    """Read the public keys of the issuer."""
+    house: House = request.app.state.house
+    return JSONResponse({"keys": house.door.published()}, headers={"Cache-Control": "public, max-age=300"})
+
+
+@router.get("/.well-known/oauth-authorization-server")
+async def read_metadata(request: Request) -> dict[str, Any]:
+    """Read the metadata of the authorization server (RFC 8414)."""
+    house: House = request.app.state.house
+    issuer = house.door.issuer
+    return {
+        "issuer": issuer,
+        "token_endpoint": f"{issuer}/oauth/token",
+        "revocation_endpoint": f"{issuer}/oauth/revoke",
+        "jwks_uri": f"{issuer}/.well-known/jwks.json",
+        "grant_types_supported": ["client_credentials", EXCHANGE],
+        "token_endpoint_auth_methods_supported": ["client_secret_basic", "private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256"],
+        "response_types_supported": [],
+        "scopes_supported": sorted(SCOPES),
+    }
+
+
+async def _read_form(request: Request) -> dict[str, str]:
+    """Parse the form. Raises GrantRefused for what is no form, or names a member twice."""
+    body = await request.body()
+    media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    code = "invalid_request"
+    if media != "application/x-www-form-urlencoded" or len(body) > LARGEST_FORM:
+        raise GrantRefused(code, "Send application/x-www-form-urlencoded of at most 16 KiB.")
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, strict_parsing=bool(body), max_num_fields=MOST_MEMBERS, errors="strict")
+    except (ValueError, UnicodeError):
+        raise GrantRefused(code, "The form cannot be read.") from None
+    if len({k for k, _ in pairs}) != len(pairs):
+        raise GrantRefused(code, "A parameter stands twice.")
+    return dict(pairs)
+
+
+def _proof_of(request: Request, form: Mapping[str, str]) -> _Proof:
+    """Return what the client shows. Raises ClientRefused, GrantRefused when it shows two things."""
+    scheme, _, packed = request.headers.get("authorization", "").partition(" ")
+    assertion = form.get("client_assertion")
+    if assertion is not None and scheme:
+        code = "invalid_request"
+        raise GrantRefused(code, "Authenticate in one way only.")
+    if assertion is not None:
+        if form.get("client_assertion_type") != ASSERTION_TYPE:
+            raise ClientRefused
+        return _Proof(assertion_client(assertion), None, assertion)
+    if scheme.lower() != "basic":
+        raise ClientRefused
+    try:
+        user, colon, secret = base64.b64decode(packed.strip(), validate=True).decode("utf-8").partition(":")
+    except (binascii.Error, ValueError):
+        raise ClientRefused from None
+    if not colon or "\x00" in user:
+        raise ClientRefused
+    return _Proof(unquote_plus(user), unquote_plus(secret), None)
+
+
+async def _authenticated(connection: Connection, proof: _Proof, name: str, house: House) -> Client:
+    if "\x00" in name:
+        raise ClientRefused
+    if proof.assertion is not None:
+        return await authenticate_by_assertion(connection, name, proof.assertion, house.door.issuer, house.now())
+    return await authenticate_by_secret(connection, name, proof.secret or "", house.now())
+
+
+async def _granted(connection: Connection, client: Client, form: Mapping[str, str], house: House) -> Caller:
+    now = int(house.now().timestamp())
+    match form.get("grant_type"):
+        case "client_credentials":
+            return new_caller(client.partner_id, client.client_id, granted(form.get("scope"), client.scopes), now)
+        case grant if grant == EXCHANGE:
+            if form.get("subject_token_type") != CLINICIAN or form.get("requested_token_type", ACCESS_TOKEN) != ACCESS_TOKEN:
+                code = "invalid_request"
+                raise GrantRefused(code, f"subject_token_type must be {CLINICIAN}.")
+            person, scopes = await granted_for_clinician(connection, client, form.get("subject_token"), form.get("scope"))
+            return new_caller(client.partner_id, client.client_id, scopes, now, UUID(str(person)))
+    code = "unsupported_grant_type"
+    raise GrantRefused(code, "Use client_credentials or token exchange.")
+
+
+async def _refused(request: Request, house: House) -> Response:
+    """Answer 401, the same for every reason, after noting it in the security log."""
+    state = request.scope["state"]
+    await house.trail.write(Knock(house.now(), "client_refused", "invalid_client", None, request.url.path, state["request_id"]))
+    return _error(401, "invalid_client", "The client cannot be authenticated.", {"WWW-Authenticate": 'Basic realm="token"'})
+
+
+def _error(status: int, code: str, sentence: str, headers: Mapping[str, str] | None = None) -> Response:
+    return JSONResponse({"error": code, "error_description": sentence}, status, {"Cache-Control": "no-store", **(headers or {})})
+
+
+def _access(request: Request, caller: Caller, house: House) -> Access:
+    return Access(
+        partner_id=caller.partner_id,
+        at=clock(house.now),
+        client_id=caller.client_id,
+        person=caller.person,
+        action="execute",
+        route=f"POST {request.url.path}",
+        outcome=200,
+        reason=None,
+        request_id=request.scope["state"]["request_id"],
+        patient_id=None,
+        episode_id=None,
+        resources=[f"token/{caller.token_id}"],
+    )

@@ -1,0 +1,223 @@
+"""Indicators, classification, the clinician's focus, and the work in each focus area."""
+
+from datetime import date
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from app.actions.classification import choose_focus, get_classification, get_focus, put_indicators, run_classifier, work_on_area
+from app.actions.course import get_singleton
+from app.api.inventory import Area
+from app.api.request import Call, Route, needs
+from app.api.shapes import Day, Flag, In, InChart, Moment, Out, Prose, Rating, text
+from app.domain.focus import FocusChoice
+from app.store.database import Row
+from app.store.tables.work import indicator_set
+
+router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["classification"])
+
+AnswerValue = Literal["absent", "possible", "present", "unknown", "not_applicable"]
+Code = text(60)
+
+
+class IndicatorAnswer(In):
+    """A clinician's answer to one indicator, with its evidence."""
+
+    value: AnswerValue
+    relationship_id: UUID | None = None
+    life_event_id: UUID | None = None
+    quote: Prose | None = Field(None, description="The patient's words that speak for it; sealed")
+
+
+class IndicatorsIn(In):
+    """All indicator answers; what is left out is unknown."""
+
+    answers: Annotated[dict[Code, IndicatorAnswer], Field(max_length=60)] = Field(  # type: ignore[valid-type]
+        examples=[{"significant_person_died": {"value": "present"}, "onset_linked_to_death": {"value": "possible"}}]
+    )
+
+
+class IndicatorsOut(InChart):
+    """The indicator answers that stand."""
+
+    answers: dict[str, dict[str, Any]]
+    quotes: dict[str, str] = {}
+
+
+@router.get("/indicators", response_model=IndicatorsOut)
+async def read_indicators(call: Annotated[Call, needs("classification:read")], episode_id: UUID) -> Row:
+    """Read the indicator answers with their evidence."""
+    return call.stored(await get_singleton(call.visit, indicator_set, episode_id))
+
+
+@router.put("/indicators", response_model=IndicatorsOut)
+async def replace_indicators(call: Annotated[Call, needs("classification:write")], episode_id: UUID, indicators_in: IndicatorsIn) -> Row:
+    """Replace the indicator answers. Contradicting answers are refused by name."""
+    answers = {code: answer.model_dump(mode="json") for code, answer in indicators_in.answers.items()}
+    return call.made(await put_indicators(call.visit, episode_id, answers))
+
+
+class ContributionOut(Out):
+    """What one indicator adds: its answer times its weight (null while unknown), with its evidence."""
+
+    indicator: str
+    kind: Literal["for", "against"]
+    answer: AnswerValue
+    weight: int
+    points: float | None
+    relationship_id: str | None
+    life_event_id: str | None
+
+
+class AreaOut(Out):
+    """How far one problem area is matched."""
+
+    area: Area
+    status: Literal["eligible", "not_eligible", "needs_information"]
+    score: int | None = Field(description="0 to 100; null unless the area is eligible")
+    would_be: int = Field(description="0 to 100: the score if the gate were open")
+    lower: int = Field(description="0 to 100 with every unknown at its worst")
+    upper: int = Field(description="0 to 100 with every unknown at its best")
+    band: Literal["likely", "possible", "weak"] | None
+    coverage: float = Field(description="0 to 1: the share of weight that is known, contra-indicators included")
+    provisional: bool
+    excluded_by: list[str]
+    contributions: list[ContributionOut]
+
+
+class QuestionOut(Out):
+    """A question that is still open."""
+
+    area: Area
+    indicator: str
+    question: str
+    weight: int
+
+
+class Result(Out):
+    """What the ruleset makes of the answers."""
+
+    ruleset: str
+    outcome: Literal["suggested", "provisional", "decision_required", "needs_information", "no_area_stands"]
+    ranking: list[Area]
+    tied: list[Area]
+    suggested_primary: Area | None
+    suggested_secondary: Area | None
+    areas: list[AreaOut]
+    questions: list[QuestionOut]
+    decision_status: Literal["awaiting_clinician"]
+    disclaimer: str
+
+
+class ClassificationOut(InChart):
+    """One run of the classifier, with the answers that it saw. It decides nothing."""
+
+    ruleset: str
+    indicator_version: int
+    answers: dict[str, dict[str, Any]]
+    result: Result
+
+
+@router.post("/classification", status_code=201, response_model=ClassificationOut)
+async def classify_episode(call: Annotated[Call, needs("classification:write")], episode_id: UUID) -> Row:
+    """Rank the four problem areas from the answers that stand, with every contribution. The clinician decides."""
+    return call.made(await run_classifier(call.visit, episode_id))
+
+
+@router.get("/classification", response_model=ClassificationOut)
+async def read_classification(call: Annotated[Call, needs("classification:read")], episode_id: UUID) -> Row:
+    """Read the newest run."""
+    return call.stored(await get_classification(call.visit, episode_id))
+
+
+class FocusIn(In):
+    """The clinician's decision."""
+
+    primary: Area
+    secondary: Area | None = None
+    reason: Annotated[str, Field(max_length=10_000)] = Field(
+        "", description="Needed when the decision departs from the suggestion, or changes the focus"
+    )
+    patient_agreed: Flag
+
+
+class StrategyDone(In):
+    """A strategy of the area that was used, and when."""
+
+    code: Code  # type: ignore[valid-type]
+    done_on: Day | None = None
+
+
+class FocusAreaOut(InChart):
+    """The record of the work in one focus area."""
+
+    area: Area
+    place: Literal["primary", "secondary"]
+    status: Literal["active", "closed"]
+    sub_state: str | None
+    strategies: list[StrategyDone]
+    relationship_id: UUID | None
+    life_event_id: UUID | None
+    patient_progress: int | None
+    clinician_progress: int | None
+    work: str | None = None
+
+
+class FocusOut(InChart):
+    """The decision that stands, and its focus areas."""
+
+    primary_area: Area
+    secondary_area: Area | None
+    reason: str
+    patient_agreed: bool
+    agrees_with_suggestion: bool | None
+    classification_id: UUID | None
+    decided_by: UUID
+    decided_at: Moment
+    flags: list[str]
+    focus_areas: list[FocusAreaOut]
+
+
+@router.get("/focus", response_model=FocusOut)
+async def read_focus(call: Annotated[Call, needs("classification:read")], episode_id: UUID) -> Row:
+    """Read the decision on the focus."""
+    row, areas = await get_focus(call.visit, episode_id)
+    call.saw(areas, "focus_area")
+    return {**row, "focus_areas": areas}
+
+
+@router.put("/focus", response_model=FocusOut)
+async def decide_focus(call: Annotated[Call, needs("classification:write")], episode_id: UUID, focus_in: FocusIn) -> Row:
+    """Decide the focus: one primary area, at most one secondary. Needs a token that acts for a clinician."""
+    call.made(await choose_focus(call.visit, episode_id, FocusChoice(**focus_in.members())))
+    row, areas = await get_focus(call.visit, episode_id)
+    return {**row, "focus_areas": areas}
+
+
+class FocusAreaPatch(In):
+    """Work in a focus area."""
+
+    sub_state: Code | None = Field(None, description="Grief type, dispute stage, kind of transition or deficit; see /v1/problem-areas")  # type: ignore[valid-type]
+    strategies: Annotated[list[StrategyDone], Field(max_length=50)] = []
+    relationship_id: UUID | None = None
+    life_event_id: UUID | None = None
+    patient_progress: Rating | None = None
+    clinician_progress: Rating | None = None
+    work: Prose | None = None
+
+
+@router.patch("/focus-areas/{focus_area_id}", response_model=FocusAreaOut)
+async def update_focus_area(
+    call: Annotated[Call, needs("classification:write")], episode_id: UUID, focus_area_id: UUID, patch: FocusAreaPatch
+) -> Row:
+    """Record the sub-state, the strategies done, whom and what it is about, and progress."""
+    values = patch.sent()
+    for done in values.get("strategies", []):
+        done["done_on"] = _iso(done.get("done_on"))
+    return call.stored(await work_on_area(call.visit, episode_id, focus_area_id, values))
+
+
+def _iso(day: date | None) -> str | None:
+    return None if day is None else day.isoformat()

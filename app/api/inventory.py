@@ -1,0 +1,396 @@
+"""The interpersonal inventory: relationships, life events, the list of problems, goals."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import sqlalchemy as sa
+from fastapi import APIRouter, Response
+from pydantic import Field
+
+from app.actions.inventory import add_to_chart, amend_in_chart, delete_in_chart, read_inventory
+from app.actions.records import get_in_chart, reveal
+from app.actions.visit import open_chart
+from app.api.pages import Cursor, Limit
+from app.api.request import Call, Route, needs
+from app.api.shapes import Day, Flag, In, InChart, Label, Level, NewId, Out, Precision, Prose, Rating, Ring
+from app.store.database import Row
+from app.store.tables.inventory import goal, life_event, problem, relationship
+from app.store.work import page_chart
+
+router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["inventory"])
+
+RelationType = Literal[
+    "spouse_partner", "ex_partner", "parent", "step_parent", "child", "sibling", "grandparent", "in_law", "godparent", "co_wife",
+    "head_of_household", "other_family", "friend", "colleague", "supervisor", "subordinate", "teacher", "neighbour", "faith_community",
+    "carer", "professional", "other",
+]  # fmt: skip
+Pattern = Literal[
+    "dependency", "hostility", "submission", "avoidance", "overgiving", "rejection_sensitive", "controlling", "inadequacy",
+    "unexpressed_emotion", "other",
+]  # fmt: skip
+MourningSign = Literal[
+    "missed_funeral", "never_cried", "numb", "avoids_reminders", "no_grave_visit", "belongings_kept", "kept_busy", "not_discussed",
+    "guilt", "anger", "yearning", "preoccupation", "symptoms_like_deceased", "anniversary_trigger", "loss_not_recognised", "cause_hidden",
+    "prevented", "not_customary",
+]  # fmt: skip
+EventType = Literal[
+    "death", "pregnancy_loss", "anniversary", "separation", "divorce", "affair_discovered", "relationship_start", "marriage", "birth",
+    "child_leaves_home", "parental_separation", "caregiving_start", "caregiving_end", "job_loss", "job_change", "promotion", "retirement",
+    "education_start", "education_end", "course_change", "relocation", "migration", "status_change", "illness_diagnosis_self",
+    "illness_other", "disability", "loss_of_driving", "financial_loss", "legal", "release", "coming_out", "business_change",
+    "partner_job_change", "other",
+]  # fmt: skip
+Area = Literal["grief", "role_dispute", "role_transition", "interpersonal_deficits"]
+Linked = Literal["none", "possible", "clear"]
+RING = "1 (innermost) to 4"
+
+
+class _Relationship(In):
+    label: Label = Field("someone", examples=["husband", "M."], description="A nickname, the relation or initials; a full name is refused")
+    relation_type: RelationType = "other"
+    status: Literal["current", "past", "estranged", "deceased"] = "current"
+    closeness_now: Ring | None = Field(None, description=RING)
+    closeness_before_onset: Ring | None = Field(None, description=RING)
+    closeness_wished: Ring | None = Field(None, description=RING)
+    contact_frequency: Literal["daily", "weekly", "monthly", "yearly", "none"] | None = None
+    contact_modes: Annotated[list[Literal["in_person", "phone", "video", "text", "other"]], Field(max_length=5)] = []
+    shared_activities: Prose | None = None
+    expects_of_other: Prose | None = None
+    other_expects: Prose | None = None
+    expectation_mismatch: Literal["none", "mild", "moderate", "severe", "unknown"] | None = None
+    satisfying: Prose | None = None
+    unsatisfying: Prose | None = None
+    change_wanted: Prose | None = None
+    change_wanted_in: Literal["self", "other", "both"] | None = None
+    recent_change: Prose | None = Field(None, description="What changed lately, when, and whether it was wanted")
+    support_received_emotional: Level | None = None
+    support_received_practical: Level | None = None
+    support_given_emotional: Level | None = None
+    support_given_practical: Level | None = None
+    confiding: Level | None = None
+    conflict_level: Level | None = None
+    conflict_style: Literal["overt", "covert", "mixed", "none"] | None = None
+    dispute_stage: Literal["none", "renegotiation", "impasse", "dissolution"] | None = None
+    dispute_setting: Literal["marriage", "family", "community", "school", "work"] | None = None
+    patterns: Annotated[list[Pattern], Field(max_length=10)] = []
+    linked_to_onset: Linked | None = None
+    safety: Literal["none", "coercion", "violence", "stalking", "safeguarding_child"] = Field(
+        "none", description="If set: dispute strategies and joint sessions with this person are barred, and a safeguarding alert opens"
+    )
+    death_date: Day | None = None
+    death_date_precision: Precision | None = None
+    death_circumstances: Prose | None = None
+    relationship_quality: Prose | None = None
+    mourning_signs: Annotated[list[MourningSign], Field(max_length=18)] = []
+    source: Literal["patient", "clinician", "import"] = "patient"
+
+
+class RelationshipIn(_Relationship):
+    """A person who matters, now or in the past. Never needs a real name."""
+
+    id: NewId = None
+    label: Label
+    relation_type: RelationType
+
+
+class RelationshipPatch(_Relationship):
+    """What changed about a relationship; every version is kept."""
+
+
+class RelationshipOut(InChart, _Relationship):
+    """A relationship of the inventory."""
+
+    model_config = {"extra": "ignore"}
+
+
+class RelationshipPage(Out):
+    """A page of relationships."""
+
+    items: list[RelationshipOut]
+    next: str | None
+
+
+class _LifeEvent(In):
+    type: EventType = "other"
+    happened_on: Day | None = None
+    happened_on_precision: Precision | None = None
+    imminent: Flag = Field(False, description="It is still to come")
+    person_label: Label | None = None
+    relationship_id: UUID | None = None
+    wanted: Flag | None = None
+    expected: Flag | None = None
+    adapted: Flag | None = None
+    linked_to_onset: Linked = "none"
+    supports_lost: Prose | None = None
+    note: Prose | None = None
+
+
+class LifeEventIn(_LifeEvent):
+    """A life event. One event carries one problem area."""
+
+    id: NewId = None
+    type: EventType
+
+
+class LifeEventPatch(_LifeEvent):
+    """What changed about a life event."""
+
+
+class LifeEventOut(InChart, _LifeEvent):
+    """A life event."""
+
+    model_config = {"extra": "ignore"}
+
+
+class LifeEventPage(Out):
+    """A page of life events."""
+
+    items: list[LifeEventOut]
+    next: str | None
+
+
+class _Problem(In):
+    text: Prose = ""
+    area: Area | None = None
+    relationship_ids: Annotated[list[UUID], Field(max_length=20)] = []
+    severity: Rating | None = None
+    difficulty: Rating | None = None
+    link_to_mood: Rating | None = None
+    readiness: Rating | None = None
+    agreed_focus: Flag = False
+
+
+class ProblemIn(_Problem):
+    """A concern in the patient's words, rated 0 to 10."""
+
+    id: NewId = None
+    text: Prose = Field(examples=["We do not talk any more."])
+
+
+class ProblemPatch(_Problem):
+    """What changed about a concern."""
+
+
+class ProblemOut(InChart, _Problem):
+    """A concern of the patient."""
+
+    model_config = {"extra": "ignore"}
+
+
+class ProblemPage(Out):
+    """A page of concerns."""
+
+    items: list[ProblemOut]
+    next: str | None
+
+
+class _Goal(In):
+    text: Prose = ""
+    term: Literal["short", "long"] = "short"
+    area: Area | None = None
+    attainment: Rating | None = None
+    met_on: Day | None = None
+
+
+class GoalIn(_Goal):
+    """A goal agreed with the patient."""
+
+    id: NewId = None
+    text: Prose
+
+
+class GoalPatch(_Goal):
+    """What changed about a goal."""
+
+
+class GoalOut(InChart, _Goal):
+    """A goal."""
+
+    model_config = {"extra": "ignore"}
+
+
+class GoalPage(Out):
+    """A page of goals."""
+
+    items: list[GoalOut]
+    next: str | None
+
+
+class Measures(Out):
+    """Derived measures of the inventory (own design)."""
+
+    relationships: int
+    close_now: int = Field(description="Living people in rings 1 and 2")
+    close_before_onset: int
+    confidants: int = Field(description="Confiding 2 or 3 of 3")
+    mean_closeness_gap: float | None = Field(description="Rings; positive: wished nearer than now")
+    moves_since_onset: int
+    conflict_share: float | None = Field(description="0 to 1: people with conflict 2 or 3 of 3")
+    support_balance: float | None = Field(description="Support received minus given")
+
+
+class InventoryOut(Out):
+    """The whole interpersonal inventory."""
+
+    episode_id: UUID
+    relationships: list[RelationshipOut]
+    life_events: list[LifeEventOut]
+    measures: Measures
+    completeness: float = Field(description="0 to 1 (own design)")
+    next_questions: list[str] = Field(description="What to ask next, most useful first")
+
+
+@router.get("/inventory", response_model=InventoryOut)
+async def read_whole_inventory(call: Annotated[Call, needs("inventory:read")], episode_id: UUID) -> Row:
+    """Read the whole inventory with what it measures, how complete it is, and what to ask next."""
+    people, events, found, share, questions = await read_inventory(call.visit, episode_id)
+    return {
+        "episode_id": episode_id,
+        "relationships": people,
+        "life_events": events,
+        "measures": {name: getattr(found, name) for name in Measures.model_fields},
+        "completeness": share,
+        "next_questions": questions,
+    }
+
+
+async def _list(call: Call, table: sa.Table, episode_id: UUID, limit: int, cursor: str | None, **filters: Any) -> Row:
+    chart = await open_chart(call.visit, episode_id)
+    pager = call.pager(limit, cursor, **filters)
+    items, following = pager.cut(await page_chart(call.visit.connection, table, episode_id, filters, pager.after, limit), "id")
+    call.saw(items, table.name)
+    return {"items": [reveal(chart.key, table, r) for r in items], "next": following}
+
+
+async def _read(call: Call, table: sa.Table, episode_id: UUID, row_id: UUID) -> Row:
+    chart = await open_chart(call.visit, episode_id)
+    return call.stored(await get_in_chart(call.visit, table, chart, row_id))
+
+
+@router.post("/relationships", status_code=201, response_model=RelationshipOut)
+async def create_relationship(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, relationship_in: RelationshipIn) -> Row:
+    """Add a person to the inventory."""
+    made = await add_to_chart(call.visit, relationship, episode_id, relationship_in.members())
+    return call.made(made, f"/v1/episodes/{episode_id}/relationships/{{id}}")
+
+
+@router.get("/relationships", response_model=RelationshipPage)
+async def list_relationships(
+    call: Annotated[Call, needs("inventory:read")],
+    episode_id: UUID,
+    status: Literal["current", "past", "estranged", "deceased"] | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Row:
+    """List the people of the inventory."""
+    return await _list(call, relationship, episode_id, limit, cursor, status=status)
+
+
+@router.get("/relationships/{relationship_id}", response_model=RelationshipOut)
+async def read_relationship(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, relationship_id: UUID) -> Row:
+    """Read one relationship."""
+    return await _read(call, relationship, episode_id, relationship_id)
+
+
+@router.patch("/relationships/{relationship_id}", response_model=RelationshipOut)
+async def update_relationship(
+    call: Annotated[Call, needs("inventory:write")], episode_id: UUID, relationship_id: UUID, patch: RelationshipPatch
+) -> Row:
+    """Revise a relationship; the version before is kept."""
+    return call.stored(await amend_in_chart(call.visit, relationship, episode_id, relationship_id, patch.sent()))
+
+
+@router.delete("/relationships/{relationship_id}", status_code=204)
+async def delete_relationship(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, relationship_id: UUID) -> Response:
+    """Take a relationship out of the inventory; its history stays."""
+    await delete_in_chart(call.visit, relationship, episode_id, relationship_id)
+    return Response(status_code=204)
+
+
+@router.post("/life-events", status_code=201, response_model=LifeEventOut)
+async def create_life_event(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, life_event_in: LifeEventIn) -> Row:
+    """Add a life event."""
+    made = await add_to_chart(call.visit, life_event, episode_id, life_event_in.members())
+    return call.made(made, f"/v1/episodes/{episode_id}/life-events/{{id}}")
+
+
+@router.get("/life-events", response_model=LifeEventPage)
+async def list_life_events(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+    """List the life events."""
+    return await _list(call, life_event, episode_id, limit, cursor)
+
+
+@router.get("/life-events/{life_event_id}", response_model=LifeEventOut)
+async def read_life_event(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, life_event_id: UUID) -> Row:
+    """Read one life event."""
+    return await _read(call, life_event, episode_id, life_event_id)
+
+
+@router.patch("/life-events/{life_event_id}", response_model=LifeEventOut)
+async def update_life_event(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, life_event_id: UUID, patch: LifeEventPatch) -> Row:
+    """Revise a life event; the version before is kept."""
+    return call.stored(await amend_in_chart(call.visit, life_event, episode_id, life_event_id, patch.sent()))
+
+
+@router.delete("/life-events/{life_event_id}", status_code=204)
+async def delete_life_event(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, life_event_id: UUID) -> Response:
+    """Take a life event out; its history stays."""
+    await delete_in_chart(call.visit, life_event, episode_id, life_event_id)
+    return Response(status_code=204)
+
+
+@router.post("/problems", status_code=201, response_model=ProblemOut)
+async def create_problem(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, problem_in: ProblemIn) -> Row:
+    """Add a concern to the patient's list, rated by patient and therapist."""
+    made = await add_to_chart(call.visit, problem, episode_id, _plain_ids(problem_in.members()))
+    return call.made(made, f"/v1/episodes/{episode_id}/problems/{{id}}")
+
+
+@router.get("/problems", response_model=ProblemPage)
+async def list_problems(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+    """List the patient's concerns."""
+    return await _list(call, problem, episode_id, limit, cursor)
+
+
+@router.get("/problems/{problem_id}", response_model=ProblemOut)
+async def read_problem(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, problem_id: UUID) -> Row:
+    """Read one concern."""
+    return await _read(call, problem, episode_id, problem_id)
+
+
+@router.patch("/problems/{problem_id}", response_model=ProblemOut)
+async def update_problem(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, problem_id: UUID, patch: ProblemPatch) -> Row:
+    """Rate a concern anew."""
+    return call.stored(await amend_in_chart(call.visit, problem, episode_id, problem_id, _plain_ids(patch.sent())))
+
+
+@router.post("/goals", status_code=201, response_model=GoalOut)
+async def create_goal(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, goal_in: GoalIn) -> Row:
+    """Add a goal."""
+    made = await add_to_chart(call.visit, goal, episode_id, goal_in.members())
+    return call.made(made, f"/v1/episodes/{episode_id}/goals/{{id}}")
+
+
+@router.get("/goals", response_model=GoalPage)
+async def list_goals(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+    """List the goals."""
+    return await _list(call, goal, episode_id, limit, cursor)
+
+
+@router.get("/goals/{goal_id}", response_model=GoalOut)
+async def read_goal(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, goal_id: UUID) -> Row:
+    """Read one goal."""
+    return await _read(call, goal, episode_id, goal_id)
+
+
+@router.patch("/goals/{goal_id}", response_model=GoalOut)
+async def update_goal(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, goal_id: UUID, patch: GoalPatch) -> Row:
+    """Record how far a goal is reached."""
+    return call.stored(await amend_in_chart(call.visit, goal, episode_id, goal_id, patch.sent()))
+
+
+def _plain_ids(values: dict[str, Any]) -> dict[str, Any]:
+    """Write the ids of a list as text, as JSON columns keep them."""
+    if "relationship_ids" in values:
+        values["relationship_ids"] = [str(i) for i in values["relationship_ids"]]
+    return values

@@ -1,0 +1,283 @@
+"""How a request flows: token, scope, rate, confined transaction, route, change feed, COMMIT, and only then the answer.
+
+The flow is the route class, not a dependency: the finished answer is at hand when the transaction ends, so it can be
+kept under an Idempotency-Key, and nobody can move the COMMIT behind the answer by dropping an argument.
+"""
+
+import hashlib
+import hmac
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Request, params
+from fastapi.routing import APIRoute
+from fastapi.security import OAuth2
+from fastapi.security import SecurityScopes
+from starlette.responses import Response
+
+from app.actions.records import Made
+from app.actions.visit import Precondition, Visit
+from app.api.bearer import Door
+from app.api.bodies import StrictRequest, check_media_type
+from app.api.pages import Pager, pager
+from app.api.problems import PreconditionRequired, ScopeMissing, Unauthenticated, as_refusal, status_of
+from app.api.rates import Rates
+from app.api.retries import Retry, keep_answer, kept_answer, read_retry
+from app.keys.cipher import KeyRing
+from app.keys.tokens import Caller
+from app.store.audit import Access, AuditTrail, Knock, insert_access
+from app.store.database import Database, Row, TryAgain, clock
+from app.store.feed import stamp
+
+SCHEMA_REVISION = 1  # part of every ETag: raise it when the shape of a stored resource changes
+ATTEMPTS = 3
+ACTIONS = {"GET": "read", "POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
+WRITES = {"PUT", "PATCH", "DELETE"}
+_ETAG = re.compile(r'"(\d{1,9})\.(\d{1,4})"')
+
+SCOPES = {
+    f"{noun}:{verb}": f"{verb} {noun}"
+    for noun in (
+        "patients",
+        "episodes",
+        "inventory",
+        "classification",
+        "sessions",
+        "assessments",
+        "termination",
+        "risk",
+        "consents",
+        "groups",
+        "notes",
+    )
+    for verb in ("read", "write")
+} | {
+    "import": "load an existing caseload",
+    "sync": "synchronise devices",
+    "events:read": "follow the change feed",
+    "webhooks:write": "manage webhook endpoints",
+    "outcomes:read": "read anonymised tables",
+    "outcomes:extract": "order anonymised extracts",
+    "audit:read": "read the audit trail",
+    "clients:write": "manage clients",
+    "token:exchange": "obtain tokens that act for a clinician",
+}
+
+oauth2 = OAuth2(
+    scheme_name="partner",
+    description="Client credentials of a partner app, or a token exchanged for a clinician (RFC 8693).",
+    flows={"clientCredentials": {"tokenUrl": "/oauth/token", "scopes": SCOPES}},
+    auto_error=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """What the assembly hands to the routes."""
+
+    database: Database
+    trail: AuditTrail
+    keys: KeyRing
+    door: Door
+    rates: Rates
+    token_rates: Rates
+    head: str
+    now: Callable[[], datetime]
+
+
+@dataclass(slots=True)
+class Call:
+    """A request as its route sees it: the visit, and what the answer needs beside its body."""
+
+    visit: Visit
+    house: House
+    path: str
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int | None = None
+
+    def stored(self, row: Row) -> Row:
+        """Give the answer the ETag of a stored row, and return the row."""
+        self.headers["ETag"] = f'"{row["version"]}.{SCHEMA_REVISION}"'
+        return row
+
+    def made(self, made: Made, path: str | None = None) -> Row:
+        """Answer 201 with Location for what was made, 200 for what was there."""
+        self.status = 201 if made.new else 200
+        if path is not None and made.new:
+            self.headers["Location"] = path.format(id=made.row["id"])
+        return self.stored(made.row)
+
+    def pager(self, limit: int, cursor: str | None, kinds: Sequence[type] = (UUID,), **query: Any) -> Pager:
+        """Return the page that is asked for."""
+        return pager(self.house.keys.derived("cursor"), self.visit.caller.partner_id, self.path, query, limit, cursor, kinds)
+
+    def saw(self, rows: Sequence[Row], kind: str) -> None:
+        """Note the rows of a list for the audit row."""
+        self.visit.trace.resources += [f"{kind}/{r['id']}" for r in rows]
+
+
+async def the_call(request: Request, scopes: SecurityScopes, _token: Annotated[Any, params.Security(oauth2)]) -> Call:
+    """Return the call that the route class has opened; the scopes were checked there."""
+    del scopes
+    call: Call = request.state.call
+    return call
+
+
+def needs(*scopes: str) -> Any:
+    """Declare the scopes that a route needs, in its signature."""
+    return params.Security(dependency=the_call, scopes=scopes, scope="function")
+
+
+class Route(APIRoute):
+    """A route for partners' apps. It cannot be declared without scopes."""
+
+    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+        """Wrap FastAPI's handler in the flow of a request."""
+        wanted = scopes_of(self)
+        if wanted is None:
+            message = f"{self.path} declares no scope"
+            raise TypeError(message)
+        inner = super().get_route_handler()
+        flow = _Flow(inner, self.path_format, wanted)
+        return flow.answer
+
+
+def scopes_of(route: APIRoute) -> frozenset[str] | None:
+    """Return the scopes that a route declares; None when it declares none."""
+    for dependency in route.dependant.dependencies:
+        if dependency.call is the_call and dependency.own_oauth_scopes:
+            return frozenset(dependency.own_oauth_scopes)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Flow:
+    inner: Callable[[Request], Awaitable[Response]]
+    path: str
+    scopes: frozenset[str]
+
+    async def answer(self, request: Request) -> Response:
+        house: House = request.app.state.house
+        state = request.scope["state"]
+        try:
+            caller = house.door.caller_of(request.headers.get("authorization"))
+        except Unauthenticated as refusal:
+            await house.trail.write(Knock(house.now(), "token_refused", str(refusal), None, self.path, state["request_id"]))
+            raise
+        state["client_id"] = caller.client_id
+        now = clock(house.now)
+        visit: Visit | None = None
+        try:
+            rates = house.rates.take(caller.client_id)
+            missing = self.scopes - caller.scopes
+            if missing:
+                raise ScopeMissing(" ".join(sorted(missing)))
+            strict = StrictRequest(request.scope, request.receive)
+            body = await strict.body()
+            if body:
+                check_media_type(strict)
+            precondition = precondition_of(strict)
+            for attempt in range(1, ATTEMPTS + 1):
+                fresh = Precondition(precondition.version, precondition.must_be_new, precondition.any_version)
+                try:
+                    async with house.database.transaction(caller.partner_id) as connection:
+                        visit = Visit(connection, caller, now, house.keys, precondition=fresh)
+                        response = await self._within(strict, body, visit, house)
+                    break
+                except TryAgain:
+                    if attempt == ATTEMPTS:
+                        raise
+        except Exception as error:
+            refusal = as_refusal(error)
+            if status_of(refusal) != 503:  # noqa: PLR2004 - with the database away there is nowhere to write it
+                await house.trail.write(self._access(request, caller, visit, now, status_of(refusal), type(refusal).__name__))
+            raise
+        state["statements"] = visit.connection.statements if visit else 0
+        if visit is not None and not visit.journal.changes:
+            await house.trail.write(self._access(request, caller, visit, now, response.status_code, None))
+        response.headers.update(rates)
+        return response
+
+    async def _within(self, request: StrictRequest, body: bytes, visit: Visit, house: House) -> Response:
+        """Answer inside the transaction and end it: audit row, kept answer, stamp, COMMIT."""
+        retry: Retry | None = None
+        if request.method != "GET":
+            retry = read_retry(request, body, visit)
+            kept = await kept_answer(visit, retry) if retry else None
+            if kept is not None:
+                return kept
+        call = Call(visit, house, request.url.path)
+        request.state.call = call
+        response = await self.inner(request)
+        self._finish(request, call, response)
+        if visit.journal.changes or (retry and response.status_code < 300):  # noqa: PLR2004
+            await self._write_down(request, visit, retry, response)
+        return response
+
+    async def _write_down(self, request: Request, visit: Visit, retry: Retry | None, response: Response) -> None:
+        if visit.journal.changes:
+            if request.method in WRITES and not visit.precondition.checked:
+                message = f"{self.path} changed something without checking its precondition"
+                raise RuntimeError(message)
+            await insert_access(visit.connection, self._access(request, visit.caller, visit, visit.now, response.status_code, None))
+        if retry and response.status_code < 300:  # noqa: PLR2004
+            await keep_answer(visit, retry, response)
+        await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
+        await visit.connection.commit()
+
+    def _finish(self, request: Request, call: Call, response: Response) -> None:
+        """Put the call's headers on the answer; a GET whose ETag the caller knows becomes a 304."""
+        if call.status is not None:
+            response.status_code = call.status
+        response.headers.update(call.headers)
+        if request.method != "GET":
+            return
+        if "etag" not in response.headers:
+            response.headers["ETag"] = f'"{hmac.digest(call.house.keys.derived("etag"), bytes(response.body), hashlib.sha256).hex()[:32]}"'
+        response.headers["Cache-Control"] = "private, no-cache"
+        if _matches(request.headers.get("if-none-match"), response.headers["etag"]):
+            response.status_code = 304
+            response.body = b""
+            for name in ("content-length", "content-type"):
+                del response.headers[name]
+
+    def _access(self, request: Request, caller: Caller, visit: Visit | None, now: datetime, outcome: int, reason: str | None) -> Access:
+        trace = visit.trace if visit else None
+        return Access(
+            partner_id=caller.partner_id,
+            at=now,
+            client_id=caller.client_id,
+            person=caller.person,
+            action=ACTIONS[request.method],
+            route=f"{request.method} {self.path}",
+            outcome=outcome,
+            reason=reason,
+            request_id=request.scope["state"]["request_id"],
+            patient_id=trace.patient_id if trace else None,
+            episode_id=trace.episode_id if trace else None,
+            resources=trace.resources if trace else [],
+        )
+
+
+def precondition_of(request: Request) -> Precondition:
+    """Read If-Match, or If-None-Match: * of a first PUT. Raises PreconditionRequired when a write carries neither."""
+    if request.method not in WRITES:
+        return Precondition(any_version=True)
+    match, none_match = request.headers.get("if-match"), request.headers.get("if-none-match")
+    if match is None and request.method == "PUT" and none_match is not None and none_match.strip() == "*":
+        return Precondition(must_be_new=True)
+    if match is None or match.strip() == "*":
+        raise PreconditionRequired
+    found = _ETAG.fullmatch(match.strip())
+    current = found is not None and int(found.group(2)) == SCHEMA_REVISION
+    return Precondition(version=int(found.group(1)) if found and current else -1)
+
+
+def _matches(header: str | None, etag: str) -> bool:
+    if header is None:
+        return False
+    return header.strip() == "*" or etag in (part.strip().removeprefix("W/") for part in header.split(","))

@@ -1,0 +1,143 @@
+"""Sessions of a course."""
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+from fastapi import APIRouter
+from pydantic import Field
+
+from app.actions.contacts import amend_session, record_session
+from app.actions.records import get_in_chart, reveal
+from app.actions.visit import open_chart
+from app.api.inventory import Area
+from app.api.pages import Cursor, Limit
+from app.api.request import Call, Route, needs
+from app.api.shapes import Flag, In, InChart, Level, Moment, NewId, Out, Prose, Rating, Reference, text, whole
+from app.store.database import Row
+from app.store.tables.work import session
+from app.store.work import page_chart
+
+router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["sessions"])
+
+Code = text(60)
+Mode = Literal["in_person", "video", "phone", "text"]
+SessionStatus = Literal["scheduled", "held", "missed", "cancelled"]
+Attendance = Literal[
+    "attended",
+    "late_under_15_minutes",
+    "did_not_attend",
+    "late_too_late",
+    "technical_failure",
+    "cancelled_by_patient",
+    "cancelled_by_provider",
+]
+
+
+class TechniqueUsed(In):
+    """A technique by code, and how much of it (0 to 3)."""
+
+    code: Code  # type: ignore[valid-type]
+    intensity: Level | None = None
+
+
+class _Session(In):
+    external_ref: Reference | None = None
+    starts_at: Moment
+    mode: Mode = "in_person"
+    minutes: whole(1, 600) | None = None  # type: ignore[valid-type]
+    attendance: Attendance | None = None
+    focus_areas: Annotated[list[Area], Field(max_length=2)] = []
+    techniques: Annotated[list[TechniqueUsed], Field(max_length=30)] = []
+    strategies: Annotated[list[Code], Field(max_length=30)] = []  # type: ignore[valid-type]
+    mood: Rating | None = None
+    therapist_activity: Rating | None = Field(None, description="0 following to 10 leading; expected to fall over the course")
+    patient_initiative: Rating | None = None
+    risk_asked: Flag = False
+    summary: Prose | None = Field(None, description="A short sealed summary; the psychotherapy note is apart")
+
+
+class SessionIn(_Session):
+    """A session: scheduled, or recorded as held, missed or cancelled. Never refused for its phase."""
+
+    id: NewId = None
+    status: SessionStatus = "scheduled"
+
+
+class SessionPatch(_Session):
+    """What changes about a session."""
+
+    starts_at: Moment = Field(default=None, validate_default=False)  # type: ignore[assignment]
+    status: SessionStatus = "scheduled"
+    entered_in_error: Flag = False
+    error_reason: Prose | None = None
+
+
+class SessionOut(InChart):
+    """A session. Its number is given when it is held."""
+
+    external_ref: str | None
+    number: int | None
+    status: SessionStatus
+    starts_at: Moment
+    mode: Mode
+    minutes: int | None
+    phase: str
+    attendance: Attendance | None
+    focus_areas: list[Area]
+    techniques: list[TechniqueUsed]
+    strategies: list[str]
+    mood: int | None
+    therapist_activity: int | None
+    patient_initiative: int | None
+    risk_asked: bool
+    summary: str | None = None
+    entered_in_error: bool
+    error_reason: str | None = None
+    flags: list[str] = Field(description="before_episode, after_agreed_end, joint_session_with_safety_mark")
+
+
+class SessionPage(Out):
+    """A page of sessions."""
+
+    items: list[SessionOut]
+    next: str | None
+
+
+@router.post("/sessions", status_code=201, response_model=SessionOut)
+async def create_session(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, session_in: SessionIn) -> Row:
+    """Schedule a session, or record one that took place."""
+    made = await record_session(call.visit, episode_id, session_in.members())
+    return call.made(made, f"/v1/episodes/{episode_id}/sessions/{{id}}")
+
+
+@router.get("/sessions", response_model=SessionPage)
+async def list_sessions(
+    call: Annotated[Call, needs("sessions:read")],
+    episode_id: UUID,
+    status: SessionStatus | None = None,
+    external_ref: str | None = None,
+    starts_from: Moment | None = None,
+    starts_to: Moment | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Row:
+    """List the sessions."""
+    chart = await open_chart(call.visit, episode_id)
+    filters = {"status": status, "external_ref": external_ref, "starts_at": (starts_from, starts_to)}
+    pager = call.pager(limit, cursor, **filters)
+    items, following = pager.cut(await page_chart(call.visit.connection, session, episode_id, filters, pager.after, limit), "id")
+    call.saw(items, "session")
+    return {"items": [reveal(chart.key, session, r) for r in items], "next": following}
+
+
+@router.get("/sessions/{session_id}", response_model=SessionOut)
+async def read_session(call: Annotated[Call, needs("sessions:read")], episode_id: UUID, session_id: UUID) -> Row:
+    """Read a session."""
+    chart = await open_chart(call.visit, episode_id)
+    return call.stored(await get_in_chart(call.visit, session, chart, session_id))
+
+
+@router.patch("/sessions/{session_id}", response_model=SessionOut)
+async def update_session(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, session_id: UUID, patch: SessionPatch) -> Row:
+    """Hold, miss, cancel, move or complete a session; a wrong record is marked as entered in error, never removed."""
+    return call.stored(await amend_session(call.visit, episode_id, session_id, patch.sent()))

@@ -1,0 +1,139 @@
+"""What every request passes, as one pure ASGI layer: request id, limits, metrics, one log line, security headers."""
+
+import re
+import time
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from prometheus_client import Counter, Histogram
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.api.problems import HeadersTooLarge, Malformed, TooLarge, UnsupportedMedia, UriTooLong, render
+from app.domain.errors import Refusal
+
+LARGEST_BODY = 1_048_576
+LARGEST_SYNC_BODY = 5 * LARGEST_BODY
+LONGEST_TARGET = 8_192
+LARGEST_HEADERS = 16_384
+MOST_PARAMETERS = 100
+SECURITY_HEADERS = {
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+    b"x-frame-options": b"DENY",
+    b"strict-transport-security": b"max-age=31536000; includeSubDomains",
+}
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+
+requests_seen = Counter("ipt_requests_total", "Requests by route and status", ["method", "route", "status"])
+seconds_taken = Histogram("ipt_request_seconds", "Time to answer, by route", ["method", "route"])
+statements_run = Histogram(
+    "ipt_statements", "SQL statements of a request, by route", ["method", "route"], buckets=(0, 2, 4, 6, 8, 10, 15, 20, 30, 50)
+)
+
+log = structlog.get_logger("ipt.request")
+
+
+class Traffic:
+    """The outermost layer. Logs carry ids of requests and clients, never a path's ids, a query, a body or a token."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, unless it breaks a limit."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        request_id = _request_id(headers.get(b"x-request-id"))
+        state: dict[str, Any] = scope.setdefault("state", {})
+        state["request_id"] = request_id
+        watched = _Watched(send, request_id)
+        started = time.perf_counter()
+        try:
+            _check(scope, headers)
+        except Refusal as refusal:
+            await render(refusal, request_id)(scope, receive, watched)
+        else:
+            limit = LARGEST_SYNC_BODY if scope["path"].startswith("/v1/sync/") else LARGEST_BODY
+            await self.app(scope, _limited(receive, limit), watched)
+        finally:
+            _note(scope, state, watched.status, time.perf_counter() - started)
+
+
+class _Watched:
+    """A `send` that adds the headers of every answer and remembers its status."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id.encode()
+        self.status = 500
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [*message.get("headers", []), (b"x-request-id", self._request_id), *SECURITY_HEADERS.items()]
+        await self._send(message)
+
+
+def _request_id(given: bytes | None) -> str:
+    return given.decode() if given is not None and _REQUEST_ID.fullmatch(given) else str(uuid4())
+
+
+def _check(scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """Refuse what no route takes. Raises Refusal."""
+    query = scope.get("query_string", b"")
+    if len(scope.get("raw_path") or b"") + len(query) > LONGEST_TARGET:
+        raise UriTooLong
+    if query.count(b"&") >= MOST_PARAMETERS:
+        raise Malformed(f"More than {MOST_PARAMETERS} query parameters.")
+    if b"%00" in query or b"\x00" in scope["path"].encode("utf-8", "surrogatepass"):
+        raise Malformed("The address holds a NUL.")
+    try:
+        query.decode("ascii")
+        scope["path"].encode("utf-8")
+    except UnicodeError:
+        raise Malformed("The address is not valid UTF-8.") from None
+    if sum(len(k) + len(v) for k, v in scope["headers"]) > LARGEST_HEADERS:
+        raise HeadersTooLarge
+    if headers.get(b"content-encoding", b"identity").lower() != b"identity":
+        raise UnsupportedMedia
+    length = headers.get(b"content-length", b"0")
+    if length.isdigit() and int(length[:20]) > (LARGEST_SYNC_BODY if scope["path"].startswith("/v1/sync/") else LARGEST_BODY):
+        raise TooLarge
+
+
+def _limited(receive: Receive, limit: int) -> Receive:
+    """Count the bytes that really arrive: Content-Length is only a claim."""
+    seen = 0
+
+    async def counted() -> Message:
+        nonlocal seen
+        message = await receive()
+        if message["type"] == "http.request":
+            seen += len(message.get("body", b""))
+            if seen > limit:
+                raise TooLarge
+        return message
+
+    return counted
+
+
+def _note(scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+    route = getattr(scope.get("route"), "path_format", None) or "unmatched"
+    method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} else "OTHER"
+    requests_seen.labels(method, route, str(status)).inc()
+    seconds_taken.labels(method, route).observe(seconds)
+    if "statements" in state:
+        statements_run.labels(method, route).observe(state["statements"])
+    log.info(
+        "request",
+        request_id=state["request_id"],
+        method=method,
+        route=route,
+        status=status,
+        milliseconds=round(seconds * 1000, 1),
+        client=state.get("client_id"),
+        statements=state.get("statements"),
+    )

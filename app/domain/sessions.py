@@ -1,0 +1,67 @@
+"""Sessions: one contact each. A session gets its number when it is held; recording one is never refused by a phase."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+
+from app.domain.errors import Conflict, Fault, Invalid
+
+STATUSES = ("scheduled", "held", "missed", "cancelled")
+ATTENDANCE = {
+    "held": ("attended", "late_under_15_minutes"),
+    "missed": ("did_not_attend", "late_too_late", "technical_failure"),
+    "cancelled": ("cancelled_by_patient", "cancelled_by_provider"),
+}
+MODES = ("in_person", "video", "phone", "text")
+NEXT = {"scheduled": ("held", "missed", "cancelled")}
+
+
+class SessionNotScheduled(Conflict):
+    """Only a scheduled session can be held, missed or cancelled; a record is corrected as entered in error."""
+
+
+class SessionInvalid(Invalid):
+    """The session breaks a rule."""
+
+
+def check_status_change(present: str, to: str) -> None:
+    """Raise SessionNotScheduled unless the session may move from `present` to `to`."""
+    if present != to and to not in NEXT.get(present, ()):
+        raise SessionNotScheduled(f"The session is {present}.")
+
+
+def check_session(fields: Mapping[str, object], now: datetime) -> None:
+    """Raise SessionInvalid for a held session in the future, or an attendance that does not fit the status."""
+    faults = []
+    status, starts_at = str(fields["status"]), fields.get("starts_at")
+    if status == "held" and isinstance(starts_at, datetime) and starts_at > now:
+        faults.append(Fault("/starts_at", "a held session cannot lie in the future"))
+    if status == "held" and fields.get("minutes") is None:
+        faults.append(Fault("/minutes", "is needed for a held session"))
+    attendance = fields.get("attendance")
+    if attendance is not None and attendance not in ATTENDANCE.get(status, ()):
+        allowed = ", ".join(ATTENDANCE.get(status, ())) or "nothing"
+        faults.append(Fault("/attendance", f"a session that is {status} takes {allowed}"))
+    if faults:
+        raise SessionInvalid(faults=faults)
+
+
+def flags_of(day: date, opened_on: date, ends_on: date | None) -> list[str]:
+    """Return what is unusual and recorded all the same: before the episode, after the agreed end."""
+    flags = []
+    if day < opened_on:
+        flags.append("before_episode")
+    if ends_on is not None and day > ends_on:
+        flags.append("after_agreed_end")
+    return flags
+
+
+def activity_slope(levels: Sequence[float]) -> float | None:
+    """Return the Theil-Sen slope of therapist activity (0 to 10) per session, from 5 sessions on; None before.
+
+    It is expected to fall: the therapist intervenes less as sessions go. Source: the founding description; clinical 8.
+    """
+    if len(levels) < 5:  # noqa: PLR2004 - clinical 8: n >= 5
+        return None
+    slopes = sorted((b - a) / (j - i) for i, a in enumerate(levels) for j, b in enumerate(levels) if j > i)
+    middle = len(slopes) // 2
+    return slopes[middle] if len(slopes) % 2 else (slopes[middle - 1] + slopes[middle]) / 2

@@ -1,0 +1,117 @@
+"""The service, assembled: settings, database, keys, door, routes. Nothing else assembles it."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import structlog
+from alembic.script import ScriptDirectory
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+
+from app.api import alerts, assessments, catalogue, course, door, endings, episodes, focus, inventory, operations, people, sessions
+from app.api.bearer import Door, utc_now
+from app.api.contract import document_of
+from app.api.problems import add_problems
+from app.api.rates import Rates
+from app.api.request import House
+from app.api.traffic import Traffic
+from app.config import Settings
+from app.keys.cipher import read_key_ring
+from app.store.audit import AuditTrail
+from app.store.database import Database, Unsafe, check_durability, check_login
+
+ROUTERS = (door, operations, catalogue, people, episodes, inventory, focus, course, sessions, assessments, alerts, endings)
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+
+
+def create_app(settings: Settings, now: Callable[[], datetime] = utc_now) -> FastAPI:
+    """Build the service for these settings. The clock is given, so that tests can move it."""
+    configure_logs(settings.log_level)
+    app = FastAPI(
+        title="IPT backend",
+        version=release(),
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        lifespan=lambda app: _life(app, settings, now),
+        generate_unique_id_function=_operation_id,
+        redirect_slashes=False,
+    )
+    add_problems(app)
+    for module in ROUTERS:
+        app.include_router(module.router)
+    app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
+    if settings.docs:
+        operations.add_docs(app)
+    app.add_middleware(Traffic)
+    return app
+
+
+@asynccontextmanager
+async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -> AsyncIterator[None]:
+    """Open what the routes need, and close it again once the last answer has left."""
+    if settings.database_url is None:
+        message = "No database: set IPT_DATABASE_URL, or start the service with `ipt serve`."
+        raise Unsafe(message)
+    database = Database(settings.database_url, "ipt_service", pool_size=settings.pool_size, pooler=settings.pooler)
+    audit = Database(settings.audit_database_url or settings.database_url, "ipt_audit", pool_size=1, pooler=settings.pooler)
+    keys = read_key_ring(settings.keys_path)
+    trail = AuditTrail(audit)
+    the_door = Door(database, keys, settings.issuer, now)
+    app.state.house = House(
+        database=database,
+        trail=trail,
+        keys=keys,
+        door=the_door,
+        rates=Rates("default", settings.requests_per_second, 1, settings.processes),
+        token_rates=Rates("token", settings.tokens_per_minute, 60, settings.processes),
+        head=newest_migration(),
+        now=now,
+    )
+    if settings.embedded_durable:
+        await check_durability(database)
+    await check_login(database)
+    trail.start()
+    await the_door.start()
+    try:
+        yield
+    finally:
+        await the_door.stop()
+        await trail.stop()
+        await database.close()
+        await audit.close()
+
+
+def newest_migration() -> str:
+    """Return the migration that this release needs."""
+    return ScriptDirectory(str(MIGRATIONS)).get_current_head() or ""
+
+
+def release() -> str:
+    """Return the release of this package."""
+    try:
+        return version("ipt-backend")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def configure_logs(level: str) -> None:
+    """Write logs as one JSON object a line."""
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
+        cache_logger_on_first_use=False,
+    )
+
+
+def _operation_id(route: APIRoute) -> str:
+    return route.name

@@ -1,0 +1,94 @@
+"""Patients, clinicians, episodes and care teams: what the actions and lists ask for."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.store.database import Connection, Row
+from app.store.rows import own, page
+from app.store.tables.door import partner_setting
+from app.store.tables.people import care_team, clinician, episode, patient, patient_key
+
+
+def in_caseload(connection: Connection, clinician_id: UUID | None, *, patient_id: Any = None, episode_id: Any = None) -> sa.ColumnElement[bool]:
+    """Return the condition that a clinician's token sees only its caseload; a partner's client sees all."""
+    if clinician_id is None:
+        return sa.true()
+    t = care_team.alias("caseload")
+    tie = t.c.episode_id == episode_id if episode_id is not None else t.c.patient_id == patient_id
+    return sa.exists().where(t.c.partner_id == connection.partner_id, t.c.clinician_id == clinician_id, tie)
+
+
+async def find_patient(connection: Connection, patient_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
+    """Return a patient with its wrapped key, or None."""
+    query = (
+        sa.select(patient, patient_key.c.wrapped, patient_key.c.key_version)
+        .join(patient_key, (patient_key.c.partner_id == patient.c.partner_id) & (patient_key.c.patient_id == patient.c.id))
+        .where(own(connection, patient), patient.c.id == patient_id, in_caseload(connection, clinician_id, patient_id=patient.c.id))
+    )
+    return await connection.first(query.with_for_update(key_share=True, of=patient) if lock else query)
+
+
+async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
+    """Return an episode with what every step in it needs: the wrapped key, the time zone, the partner's settings."""
+    e, p, k, s = episode, patient, patient_key, partner_setting
+    query = (
+        sa.select(
+            e,
+            p.c.time_zone,
+            k.c.wrapped,
+            k.c.key_version,
+            s.c.classifier_on,
+            s.c.risk_responder,
+            s.c.crisis_text,
+            p.c.locale,
+        )
+        .join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id))
+        .join(k, (k.c.partner_id == e.c.partner_id) & (k.c.patient_id == e.c.patient_id))
+        .join(s, s.c.partner_id == e.c.partner_id)
+        .where(own(connection, e), e.c.id == episode_id, in_caseload(connection, clinician_id, episode_id=e.c.id))
+    )
+    return await connection.first(query.with_for_update(key_share=True, of=e) if lock else query)
+
+
+async def page_patients(
+    connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
+) -> list[Row]:
+    """Return a page of patients by id."""
+    query = sa.select(patient).where(own(connection, patient), in_caseload(connection, clinician_id, patient_id=patient.c.id))
+    if filters.get("external_ref") is not None:
+        query = query.where(patient.c.external_ref == filters["external_ref"])
+    return await page(connection, query, [patient.c.id], after, limit)
+
+
+async def page_episodes(
+    connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
+) -> list[Row]:
+    """Return a page of episodes by id."""
+    query = sa.select(episode).where(own(connection, episode), in_caseload(connection, clinician_id, episode_id=episode.c.id))
+    query = query.where(*(episode.c[n] == filters[n] for n in ("external_ref", "patient_id", "status", "phase") if filters.get(n) is not None))
+    if filters.get("clinician_id") is not None:
+        query = query.where(in_caseload(connection, filters["clinician_id"], episode_id=episode.c.id))
+    if filters.get("referred_from") is not None:
+        query = query.where(episode.c.referred_on >= filters["referred_from"])
+    if filters.get("referred_to") is not None:
+        query = query.where(episode.c.referred_on <= filters["referred_to"])
+    return await page(connection, query, [episode.c.id], after, limit)
+
+
+async def page_clinicians(connection: Connection, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int) -> list[Row]:
+    """Return a page of clinicians by id."""
+    query = sa.select(clinician).where(own(connection, clinician))
+    if filters.get("subject") is not None:
+        query = query.where(clinician.c.subject == filters["subject"])
+    return await page(connection, query, [clinician.c.id], after, limit)
+
+
+async def care_roles(connection: Connection, episode_id: UUID) -> dict[UUID, str]:
+    """Return the care team: role by clinician."""
+    rows = await connection.rows(
+        sa.select(care_team.c.clinician_id, care_team.c.role).where(own(connection, care_team), care_team.c.episode_id == episode_id)
+    )
+    return {r["clinician_id"]: r["role"] for r in rows}

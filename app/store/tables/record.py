@@ -1,0 +1,55 @@
+"""The change feed and the audit trail: every write's change, every access's row."""
+
+import sqlalchemy as sa
+
+from app.store.tables.frame import document, moment, partner_table, text
+
+change_clock = partner_table(
+    "change_clock",
+    sa.Column("epoch", sa.Integer, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    moment("at"),
+    sa.Column("min_seq", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"]),
+    key=(),
+    postgresql_with={"fillfactor": "20"},
+)
+
+change = partner_table(
+    "change",
+    sa.Column("seq", sa.BigInteger, nullable=False),
+    moment("at"),
+    text("entity"),
+    sa.Column("entity_id", sa.Uuid, nullable=False),
+    sa.Column("patient_id", sa.Uuid, nullable=True),
+    sa.Column("episode_id", sa.Uuid, nullable=True),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("op", sa.Text, nullable=False),
+    sa.CheckConstraint("op IN ('create', 'update', 'delete', 'grant', 'revoke')", name="op"),
+    text("actor"),
+    text("client_id"),
+    sa.Column("mutation_id", sa.Uuid, nullable=True),
+    sa.Column("state", sa.LargeBinary, nullable=True),
+    sa.Index(None, "partner_id", "entity", "entity_id", "version"),
+    sa.Index(None, "partner_id", "episode_id", "seq"),
+    key=("seq",),
+)
+
+audit_event = partner_table(
+    "audit_event",
+    moment("at"),
+    text("client_id"),
+    text("person", nullable=True),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.CheckConstraint("action IN ('create', 'read', 'update', 'delete', 'execute')", name="action"),
+    text("route"),
+    sa.Column("outcome", sa.Integer, nullable=False),
+    text("reason", nullable=True),
+    text("request_id"),
+    sa.Column("patient_id", sa.Uuid, nullable=True),
+    sa.Column("episode_id", sa.Uuid, nullable=True),
+    document("resources"),
+    sa.Column("sealed_by", sa.BigInteger, nullable=True),
+    sa.Index(None, "partner_id", "patient_id", "at"),
+    sa.Index(None, "partner_id", "sealed_by", "at"),
+)

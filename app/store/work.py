@@ -1,0 +1,204 @@
+"""What the gates, the trajectory and the timeline ask of an episode's rows."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.store.database import Connection, Row
+from app.store.people import in_caseload
+from app.store.rows import own, page
+from app.store.tables.inventory import life_event, relationship
+from app.store.tables.people import care_team, consent, episode
+from app.store.tables.work import (
+    assessment,
+    classification,
+    contract,
+    early_ending,
+    focus,
+    follow_up,
+    formulation,
+    phase_task,
+    phase_transition,
+    risk_alert,
+    session,
+    termination,
+)
+
+
+async def gate_facts(connection: Connection, episode_id: UUID, patient_id: UUID) -> Row:
+    """Return in one statement the counts and flags that the gates look at."""
+
+    def of(table: sa.Table, *more: sa.ColumnElement[bool]) -> Any:
+        return [own(connection, table), table.c.episode_id == episode_id, *more]
+
+    def single(column: sa.Column[Any], *where: Any) -> Any:
+        return sa.select(column).where(*where).scalar_subquery()
+
+    held = of(session, session.c.status == "held", ~session.c.entered_in_error)
+    consented = (
+        sa.select(consent.c.given)
+        .where(own(connection, consent), consent.c.patient_id == patient_id, consent.c.purpose == "treatment")
+        .order_by(consent.c.decided_at.desc(), consent.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    roles = sa.select(sa.func.coalesce(sa.func.jsonb_agg(care_team.c.role), sa.text("'[]'::jsonb"))).where(*of(care_team))
+    tasks = sa.select(sa.func.coalesce(sa.func.jsonb_object_agg(phase_task.c.task, phase_task.c.status), sa.text("'{}'::jsonb"))).where(
+        *of(phase_task)
+    )
+    query = sa.select(
+        consented.label("consented"),
+        roles.scalar_subquery().label("roles"),
+        tasks.scalar_subquery().label("tasks"),
+        sa.select(sa.func.count()).where(*of(relationship, relationship.c.deleted_at.is_(None))).scalar_subquery().label("relationships"),
+        sa.select(sa.func.count()).where(*held).scalar_subquery().label("sessions_held"),
+        sa.select(sa.func.max(session.c.starts_at)).where(*held).scalar_subquery().label("last_held_at"),
+        sa.select(sa.func.count()).where(*of(follow_up, follow_up.c.status != "declined")).scalar_subquery().label("follow_ups"),
+        single(focus.c.patient_agreed, *of(focus)).label("focus_agreed"),
+        single(formulation.c.told_on, *of(formulation)).label("formulation_told_on"),
+        single(contract.c.patient_agreed, *of(contract)).label("contract_agreed"),
+        single(contract.c.sessions, *of(contract)).label("contracted_sessions"),
+        single(contract.c.frequency, *of(contract)).label("frequency"),
+        single(contract.c.ends_on, *of(contract)).label("ends_on"),
+    )
+    return (await connection.first(query)) or {}
+
+
+async def scores(connection: Connection, episode_id: UUID) -> list[Row]:
+    """Return every valid assessment of the episode, oldest first, with the number of its session."""
+    query = (
+        sa.select(assessment, session.c.number.label("session_number"))
+        .outerjoin(session, (session.c.partner_id == assessment.c.partner_id) & (session.c.id == assessment.c.session_id))
+        .where(own(connection, assessment), assessment.c.episode_id == episode_id, ~assessment.c.entered_in_error)
+        .order_by(assessment.c.answered_at, assessment.c.id)
+    )
+    return await connection.rows(query)
+
+
+async def sessions_held_before(connection: Connection, episode_id: UUID, moment: Any) -> int:
+    """Return how many sessions were held up to a moment."""
+    query = sa.select(sa.func.count()).where(
+        own(connection, session),
+        session.c.episode_id == episode_id,
+        session.c.status == "held",
+        ~session.c.entered_in_error,
+        session.c.starts_at <= moment,
+    )
+    return int(await connection.value(query) or 0)
+
+
+async def next_session_number(connection: Connection, episode_id: UUID) -> int:
+    """Return the number that the next held session gets. The caller holds the episode's lock."""
+    query = sa.select(sa.func.coalesce(sa.func.max(session.c.number), 0)).where(
+        own(connection, session), session.c.episode_id == episode_id, ~session.c.entered_in_error
+    )
+    return int(await connection.value(query) or 0) + 1
+
+
+async def open_alert(connection: Connection, episode_id: UUID, kind: str) -> Row | None:
+    """Return the episode's open or acknowledged alert of a kind, or None."""
+    query = sa.select(risk_alert).where(
+        own(connection, risk_alert),
+        risk_alert.c.episode_id == episode_id,
+        risk_alert.c.kind == kind,
+        risk_alert.c.status != "closed",
+    )
+    return await connection.first(query)
+
+
+async def latest_classification(connection: Connection, episode_id: UUID) -> Row | None:
+    """Return the newest run of the classifier, or None."""
+    query = sa.select(classification).where(own(connection, classification), classification.c.episode_id == episode_id)
+    return await connection.first(query.order_by(classification.c.created_at.desc(), classification.c.id.desc()).limit(1))
+
+
+async def page_chart(
+    connection: Connection, table: sa.Table, episode_id: UUID, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
+) -> list[Row]:
+    """Return a page of an episode's rows by id; a filter names a column, its value or a (from, to) range."""
+    query = sa.select(table).where(own(connection, table), table.c.episode_id == episode_id)
+    if "deleted_at" in table.c:
+        query = query.where(table.c.deleted_at.is_(None))
+    query = query.where(*_conditions(table, filters))
+    return await page(connection, query, [table.c.id], after, limit)
+
+
+async def page_alerts(
+    connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
+) -> list[Row]:
+    """Return a page of alerts, the one due first in front."""
+    query = sa.select(risk_alert).where(
+        own(connection, risk_alert), in_caseload(connection, clinician_id, episode_id=risk_alert.c.episode_id), *_conditions(risk_alert, filters)
+    )
+    return await page(connection, query, [risk_alert.c.due_at, risk_alert.c.id], after, limit)
+
+
+async def find_alert(connection: Connection, alert_id: UUID, clinician_id: UUID | None) -> Row | None:
+    """Return an alert of the caseload, or None."""
+    query = sa.select(risk_alert).where(
+        own(connection, risk_alert),
+        risk_alert.c.id == alert_id,
+        in_caseload(connection, clinician_id, episode_id=risk_alert.c.episode_id),
+    )
+    return await connection.first(query)
+
+
+def _conditions(table: sa.Table, filters: Mapping[str, Any]) -> list[sa.ColumnElement[bool]]:
+    found: list[sa.ColumnElement[bool]] = []
+    for name, value in filters.items():
+        column = table.c[name]
+        if isinstance(value, tuple):
+            found += [column >= value[0]] if value[0] is not None else []
+            found += [column <= value[1]] if value[1] is not None else []
+        elif value is not None:
+            found.append(column == value)
+    return found
+
+
+async def timeline(connection: Connection, episode_id: UUID) -> list[Row]:
+    """Return what happened, oldest first, as (at, kind, id, code, detail): codes and numbers only, in one statement."""
+
+    def part(table: sa.Table, kind: str, at: Any, what: Any, detail: Any, *where: Any) -> sa.Select[Any]:
+        return sa.select(
+            sa.cast(at, sa.TIMESTAMP(timezone=True)).label("at"),
+            sa.literal(kind).label("kind"),
+            table.c.id,
+            sa.cast(what, sa.Text).label("code"),
+            sa.cast(detail, sa.Text).label("detail"),
+        ).where(own(connection, table), table.c.id == episode_id if table is episode else table.c.episode_id == episode_id, *where)
+
+    nothing = sa.null()
+    union = sa.union_all(
+        part(
+            episode,
+            "illness_onset",
+            episode.c.illness_onset_date,
+            episode.c.illness_onset_precision,
+            nothing,
+            episode.c.illness_onset_date.is_not(None),
+        ),
+        part(episode, "referral", episode.c.referred_on, episode.c.protocol_code, nothing),
+        part(episode, "end", episode.c.ended_at, episode.c.status, nothing, episode.c.ended_at.is_not(None)),
+        part(
+            life_event,
+            "life_event",
+            life_event.c.happened_on,
+            life_event.c.type,
+            life_event.c.linked_to_onset,
+            life_event.c.happened_on.is_not(None),
+            life_event.c.deleted_at.is_(None),
+        ),
+        part(session, "session", session.c.starts_at, session.c.status, session.c.number, ~session.c.entered_in_error),
+        part(assessment, "assessment", assessment.c.answered_at, assessment.c.instrument, assessment.c.total, ~assessment.c.entered_in_error),
+        part(phase_transition, "phase", phase_transition.c.occurred_at, phase_transition.c.to_phase, phase_transition.c.from_phase),
+        part(focus, "focus", focus.c.decided_at, focus.c.primary_area, focus.c.secondary_area),
+        part(risk_alert, "risk_alert", risk_alert.c.opened_at, risk_alert.c.level, risk_alert.c.status),
+        part(follow_up, "follow_up", sa.func.coalesce(follow_up.c.held_on, follow_up.c.due_on), follow_up.c.status, follow_up.c.months),
+        part(early_ending, "early_ending", early_ending.c.ended_on, early_ending.c.reason, nothing),
+        part(
+            termination, "end_date_told", termination.c.end_date_told_on, termination.c.end_date, nothing, termination.c.end_date_told_on.is_not(None)
+        ),
+    ).subquery()
+    return await connection.rows(sa.select(union).order_by(union.c.at, union.c.kind, union.c.id))
