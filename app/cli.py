@@ -103,7 +103,8 @@ def run() -> None:
     _check_port(settings)
     with database_for(settings) as ready:
         migrate_database(ready)
-        sandbox = asyncio.run(prepare_sandbox(create_app(ready), owner_of(ready), settings.home / "sandbox.json", settings.issuer, console))
+        quiet = ready.model_copy(update={"log_level": "warning"})
+        sandbox = asyncio.run(prepare_sandbox(create_app(quiet), owner_of(ready), settings.home / "sandbox.json", settings.issuer, console))
         _serve(ready, lambda: console.print(announcement(sandbox)))
 
 

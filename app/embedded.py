@@ -27,6 +27,7 @@ OLDEST, NEWEST = 15, 18
 DATABASE = "ipt"
 SUPERUSER = "ipt_admin"
 OWN_ROOM = Path("/var/lib/ipt")
+ROOM_NOTE = "database-folder"
 LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes, the file name included
 ACCOUNTS = ("postgres", "nobody")  # who runs the server when root starts it; the first that exists
 START_WITHIN_SECONDS = 30.0
@@ -116,7 +117,9 @@ def attach(home: Path, *, account: str | None = None) -> str | None:
     """Return the superuser's address of the server that another process runs on this home, or None."""
     home = home.absolute().resolve()
     person = _account(account)
-    room = home if person is None else OWN_ROOM / hashlib.sha256(str(home).encode()).hexdigest()[:16]
+    room = home if person is None else _noted_room(home)
+    if room is None:
+        return None
     try:
         holder = (room / "server.lock").read_text(encoding="utf-8")
     except OSError:
@@ -153,21 +156,34 @@ def _account(wanted: str | None) -> Account | None:
 
 
 def _room(home: Path, person: Account | None) -> Path:
-    """Return the folder of data and lock: the home, or as root a room under /var/lib/ipt named after the home.
+    """Return the folder of data and lock: the home, or as root a room under /var/lib/ipt that the home's note names.
 
     Root's home folders are closed to the account that runs the server, and opening them is not ours to do.
     """
     if person is None:
         return home
-    room = OWN_ROOM / hashlib.sha256(str(home).encode()).hexdigest()[:16]
     if not OWN_ROOM.exists():
         OWN_ROOM.mkdir(mode=0o755, parents=True)
         OWN_ROOM.chmod(0o755)
-    if not room.exists():
-        room.mkdir(mode=0o700)
+    room = _noted_room(home)
+    if room is None or not room.is_dir():
+        room = Path(tempfile.mkdtemp(prefix="home-", dir=OWN_ROOM))
         os.chown(room, person.uid, person.gid)
         (room / "home").write_text(f"{home}\n", encoding="utf-8")
+        note = home / ROOM_NOTE
+        half = home / f"{ROOM_NOTE}.{os.getpid()}"
+        half.write_text(f"{room}\n", encoding="utf-8")
+        half.rename(note)
     return room
+
+
+def _noted_room(home: Path) -> Path | None:
+    """Return the room that this home's note names: a home that was deleted and made anew starts with an empty room."""
+    try:
+        room = Path((home / ROOM_NOTE).read_text(encoding="utf-8").strip())
+    except OSError:
+        return None
+    return room if room.parent == OWN_ROOM else None
 
 
 def _fitting_binaries(room: Path, prefer: str) -> Binaries:

@@ -157,7 +157,7 @@ async def amend_episode(visit: Visit, episode_id: UUID, fields: Fields) -> Row:
 
 def episode_row(row: Row) -> Row:
     """Return the episode's own columns out of a chart's row."""
-    return {c.name: row[c.name] for c in episode.c if c.name != "partner_id"}
+    return {str(c.name): row[c.name] for c in episode.c if c.name != "partner_id"}
 
 
 async def join_care_team(visit: Visit, episode_id: UUID, clinician_id: UUID, role: str) -> Made:

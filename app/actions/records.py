@@ -75,7 +75,7 @@ async def create(visit: Visit, table: sa.Table, fields: Fields, *, chart: Chart 
     row: Row = {"id": fields.id or uuid7(), **ties, **fields.clear, **fields.derived, "version": 1, "created_at": visit.now, "updated_at": visit.now}
     stored = _with_sealed(visit, table, row, fields.secret, key)
     if await insert_row(visit.connection, table, stored):
-        shown = {c.name: None for c in table.c if c.name not in {"partner_id", "sealed"}} | row | dict(fields.secret)
+        shown = {str(c.name): None for c in table.c if c.name not in {"partner_id", "sealed"}} | row | dict(fields.secret)
         _tell(visit, table, shown, key, "create")
         return Made(shown, new=True)
     found = await find_row(visit.connection, table, id=row["id"])

@@ -27,6 +27,9 @@ FIELD, WRAPPED, STATE = b"\x01", b"\x02", b"\x03"
 class KeyMissing(Exception):
     """There is no key to open this with: it was destroyed, or the key file is not the one it was sealed under."""
 
+    def __str__(self) -> str:
+        return super().__str__() or str(self.__doc__)
+
 
 @dataclass(frozen=True, slots=True)
 class PatientKey:

@@ -78,14 +78,14 @@ class Connection:
         """Return every row, each as a dict by column name."""
         self.statements += 1
         with _translated():
-            return [dict(r) for r in (await self._sqlalchemy.execute(statement)).mappings().all()]
+            found = await self._sqlalchemy.execute(statement)
+        names = [str(name) for name in found.keys()]  # noqa: SIM118 - a result is no mapping
+        return [dict(zip(names, row, strict=True)) for row in found]
 
     async def first(self, statement: sa.Executable) -> Row | None:
         """Return the first row, or None."""
-        self.statements += 1
-        with _translated():
-            found = (await self._sqlalchemy.execute(statement)).mappings().first()
-        return None if found is None else dict(found)
+        found = await self.rows(statement)
+        return found[0] if found else None
 
     async def value(self, statement: sa.Executable) -> Any:
         """Return the first column of the first row, or None."""
