@@ -26,7 +26,8 @@ from app.domain.errors import Refusal
 from app.embedded import EmbeddedPostgresError
 from app.keys.cipher import KeyMissing, create_key_file, read_key_ring
 from app.keys.tokens import KeyRefused
-from app.launch import database_for, migrate as migrate_database, owner_of, share_with_processes
+from app.launch import database_for, owner_of, share_with_processes
+from app.launch import migrate as migrate_database
 from app.main import create_app
 from app.store.database import Database, DatabaseAway, Unsafe
 from app.worker import work

@@ -5,6 +5,7 @@ durability on, and goes when its parent goes, however that ends. Nothing that ex
 """
 
 import atexit
+import contextlib
 import ctypes
 import fcntl
 import hashlib
@@ -21,6 +22,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 OLDEST, NEWEST = 15, 18
@@ -246,10 +248,8 @@ def _reachable_folder(folder: Path, person: Account | None) -> Path:
         for path in [half / "install", *(half / "install").rglob("*")]:
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        try:
+        with contextlib.suppress(OSError):  # another launcher has just put the same copy there
             (half / "install").rename(copy)
-        except OSError:
-            pass  # another launcher has just put the same copy there
         shutil.rmtree(half, ignore_errors=True)
     return copy / "bin"
 
@@ -258,7 +258,7 @@ def _can_run(program: Path, person: Account) -> bool:
     return subprocess.run(["/bin/sh", "-c", 'test -x "$1"', "sh", program], check=False, **_as(person)).returncode == 0  # noqa: S603
 
 
-def _as(person: Account | None) -> dict[str, object]:
+def _as(person: Account | None) -> dict[str, Any]:
     if person is None:
         return {}
     return {"user": person.uid, "group": person.gid, "extra_groups": [], "cwd": "/"}
@@ -320,7 +320,7 @@ def _initialise(binaries: Binaries, data: Path, person: Account | None) -> None:
     half.mkdir(mode=0o700)
     if person is not None:
         os.chown(half, person.uid, person.gid)
-    command = [binaries.folder / "initdb", "-D", half, "-A", "trust", "-U", SUPERUSER, "--encoding=UTF8", "--locale=C", "--no-instructions"]
+    command: list[str | Path] = [binaries.folder / "initdb", "-D", half, "-A", "trust", "-U", SUPERUSER, "--encoding=UTF8", "--locale=C", "--no-instructions"]
     made = subprocess.run(command, capture_output=True, text=True, check=False, **_as(person))  # noqa: S603
     if made.returncode != 0:
         raise EmbeddedPostgresError(f"initdb failed: {made.stderr.strip() or made.stdout.strip()}")
@@ -369,7 +369,7 @@ def _spawn(binaries: Binaries, data: Path, socket: Path, person: Account | None,
             process_group=0,
             pass_fds=(lock,),
             preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 - one thread so far; see start()
-            **_as(person),  # type: ignore[call-overload]
+            **_as(person),
         )
 
 
@@ -402,12 +402,12 @@ def _wait_until_ready(server: EmbeddedPostgres, binaries: Binaries, person: Acco
 
 
 def _create_database(server: EmbeddedPostgres, binaries: Binaries, person: Account | None) -> None:
-    if _query(server, binaries, person, f"SELECT 1 FROM pg_database WHERE datname = '{DATABASE}'", "postgres") != "1":
+    if _query(server, binaries, person, "SELECT 1 FROM pg_database WHERE datname = 'ipt'", "postgres") != "1":
         _query(server, binaries, person, f"CREATE DATABASE {DATABASE}", "postgres")
 
 
 def _query(server: EmbeddedPostgres, binaries: Binaries, person: Account | None, sql: str, database: str) -> str | None:
     """Run one statement by the server's own psql; None when it fails."""
-    command = [binaries.folder / "psql", "-h", server.socket, "-U", SUPERUSER, "-d", database, "-Atqc", sql]
+    command: list[str | Path] = [binaries.folder / "psql", "-h", server.socket, "-U", SUPERUSER, "-d", database, "-Atqc", sql]
     done = subprocess.run(command, capture_output=True, text=True, check=False, **_as(person))  # noqa: S603
     return done.stdout.strip() if done.returncode == 0 else None

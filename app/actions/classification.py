@@ -1,6 +1,7 @@
 """From indicators to the focus: answers with evidence, a run of the classifier, the clinician's decision, the work."""
 
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -91,11 +92,13 @@ async def get_classification(visit: Visit, episode_id: UUID) -> Row:
     return reveal(chart.key, classification, row)
 
 
-async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice) -> Made:
+async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice, decided_at: datetime | None = None) -> Made:
     """Record the clinician's decision and open its focus areas; areas that leave the focus are closed, not lost."""
     clinician_id = visit.clinician()
     chart = await open_chart(visit, episode_id, lock=True)
     _check_areas(chart)
+    if decided_at is not None and decided_at > visit.now:
+        raise Invalid(faults=[Fault("/decided_at", "lies in the future")])
     before = await find_one(visit, focus, chart)
     run = await latest_classification(visit.connection, episode_id) if chart.episode["classifier_on"] else None
     changes = before is not None and (before["primary_area"], before["secondary_area"]) != (choice.primary, choice.secondary)
@@ -109,7 +112,7 @@ async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice) -> M
         "agrees_with_suggestion": agrees,
         "classification_id": None if run is None else run["id"],
         "decided_by": clinician_id,
-        "decided_at": visit.now,
+        "decided_at": decided_at or visit.now,
         "flags": ["changed_after_half_of_contract"] if late else [],
     }
     made = await put_one(visit, focus, chart, Fields(fields, {"reason": choice.reason}))
@@ -131,7 +134,7 @@ async def _open_areas(visit: Visit, chart: Chart, wanted: dict[str, str]) -> Non
             await amend(visit, focus_area, row, Fields({"status": status, "place": place}), key=chart.key)
     for area, place in wanted.items():
         if area not in present:
-            start = {"area": area, "place": place, "status": "active", "sub_state": None, "strategies": []}
+            start: dict[str, Any] = {"area": area, "place": place, "status": "active", "sub_state": None, "strategies": []}
             await create(visit, focus_area, Fields(start), chart=chart)
 
 
@@ -151,7 +154,7 @@ async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: di
     area = ruleset().area(present["area"])
     if values.get("sub_state") is not None and values["sub_state"] not in area.sub_states:
         raise SubStateUnknown(faults=[Fault("/sub_state", f"must be one of {', '.join(area.sub_states)}")])
-    done = values.get("strategies", present["strategies"])
+    done: list[dict[str, Any]] = values["strategies"] if "strategies" in values else present["strategies"]
     check_strategies([s["code"] for s in done], [present["area"]])
     person = values.get("relationship_id", present["relationship_id"])
     if person is not None:

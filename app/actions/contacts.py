@@ -11,10 +11,9 @@ from app.domain.problem_area import AREAS
 from app.domain.sessions import SessionNotScheduled, check_session, check_status_change, flags_of
 from app.domain.techniques import check_strategies, check_techniques
 from app.store.database import Row
+from app.store.rows import find_row, rows_of
 from app.store.tables.inventory import relationship
-from app.store.rows import rows_of
 from app.store.tables.work import contract, session
-from app.store.rows import find_row
 from app.store.work import next_session_number
 
 

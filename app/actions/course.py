@@ -6,6 +6,7 @@ from uuid import UUID
 
 from app.actions.people import episode_row
 from app.actions.records import Fields, Made, amend, create, fields_for, find_one, get_one, put_one
+from app.actions.scoring import score_of
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Fault, Invalid, Unmet
 from app.domain.instruments import ADULT_AGE, change, instrument
@@ -22,7 +23,6 @@ from app.domain.phase import (
 )
 from app.domain.protocols import Plan, plan_for
 from app.domain.termination import tasks_met
-from app.actions.scoring import score_of
 from app.store.database import Row
 from app.store.tables.people import episode
 from app.store.tables.work import contract, formulation, phase_task, phase_transition, termination

@@ -73,7 +73,7 @@ async def list_risk_alerts(
 ) -> Row:
     """List alerts of the caseload, the one due first in front."""
     filters = {"status": status, "episode_id": episode_id, "patient_id": patient_id}
-    pager = call.pager(limit, cursor, (datetime, UUID), **filters)
+    pager = call.pager(limit, cursor, filters, (datetime, UUID))
     rows = await page_alerts(call.visit.connection, call.visit.caller.clinician_id, filters, pager.after, limit)
     items, following = pager.cut(rows, "due_at", "id")
     call.saw(items, "risk_alert")

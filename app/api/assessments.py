@@ -13,7 +13,7 @@ from app.api.alerts import AlertOut
 from app.api.pages import Cursor, Limit
 from app.api.people import Locale
 from app.api.request import Call, Route, needs
-from app.api.shapes import In, InChart, Level, Moment, NewId, Out, Prose, text
+from app.api.shapes import Code, In, InChart, Level, Moment, NewId, Out, Prose
 from app.store.database import Row
 from app.store.tables.work import assessment
 from app.store.work import page_chart
@@ -28,7 +28,7 @@ class AssessmentIn(In):
     """One administration of an instrument: the answers by item number. Totals are never taken from a caller."""
 
     id: NewId = None
-    instrument: text(40) = Field(examples=["PHQ-9"])  # type: ignore[valid-type]
+    instrument: Code = Field(examples=["PHQ-9"])
     answers: Annotated[dict[ItemNumber, Value | None], Field(max_length=99)] = Field(
         examples=[{"1": 2, "2": 2, "3": 3, "4": 2, "5": 1, "6": 2, "7": 1, "8": 0, "9": 0}], description="null or left out: not answered"
     )
@@ -115,7 +115,7 @@ async def list_assessments(
     """List the assessments."""
     chart = await open_chart(call.visit, episode_id)
     filters = {"instrument": instrument, "answered_at": (answered_from, answered_to)}
-    pager = call.pager(limit, cursor, **filters)
+    pager = call.pager(limit, cursor, filters)
     items, following = pager.cut(await page_chart(call.visit.connection, assessment, episode_id, filters, pager.after, limit), "id")
     call.saw(items, "assessment")
     return {"items": [reveal(chart.key, assessment, r) for r in items], "next": following}

@@ -75,7 +75,7 @@ class Door:
             except DatabaseAway:
                 log.warning("door_copy_not_refreshed")
             except Exception as error:  # noqa: BLE001 - the poller must live; a stale copy refuses by itself
-                log.error("door_copy_failed", error=type(error).__name__)
+                log.warning("door_copy_failed", error=type(error).__name__)
 
     def published(self) -> list[dict[str, str]]:
         """Return the public keys to show at the JWKS address."""

@@ -1,7 +1,7 @@
 """The catalogue: protocols, instruments, techniques, problem areas. The same for every partner, open and cacheable."""
 
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +22,7 @@ MAX_AGE = "public, max-age=3600"
 class PublicRoute(APIRoute):
     """A route without a caller: it reads the catalogue, never a partner's data."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Add the ETag of the body, and answer 304 to those who know it."""
         inner = super().get_route_handler()
 

@@ -11,7 +11,7 @@ from app.actions.course import enter_phase, get_singleton, put_contract, put_for
 from app.api.episodes import Phase, Status
 from app.api.inventory import Area
 from app.api.request import Call, Route, needs
-from app.api.shapes import Day, Flag, In, InChart, Moment, Out, Prose, whole
+from app.api.shapes import Count, Day, Flag, In, InChart, Minutes, Moment, Out, Prose
 from app.store.database import Row
 from app.store.tables.work import contract, formulation
 
@@ -51,9 +51,9 @@ async def write_formulation(call: Annotated[Call, needs("classification:write")]
 class ContractIn(In):
     """What is agreed about the course. IPT is limited in time, and the patient knows it from the start."""
 
-    sessions: whole(1, 200) = Field(examples=[16])  # type: ignore[valid-type]
+    sessions: Count = Field(examples=[16])
     frequency: Literal["twice_weekly", "weekly", "fortnightly", "monthly"] = "weekly"
-    minutes: whole(5, 240) = Field(60, examples=[60])  # type: ignore[valid-type]
+    minutes: Minutes = Field(60, examples=[60])
     starts_on: Day
     ends_on: Day
     agreed_on: Day | None = None

@@ -86,7 +86,7 @@ class _Proof:
     response_model_exclude_none=True,
     responses=_REFUSALS,
     openapi_extra=_form(
-        *"grant_type scope client_assertion_type client_assertion subject_token subject_token_type requested_token_type".split(),
+        *["grant_type", "scope", "client_assertion_type", "client_assertion", "subject_token", "subject_token_type", "requested_token_type"],
         required=("grant_type",),
     ),
 )

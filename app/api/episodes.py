@@ -14,7 +14,7 @@ from app.actions.records import fields_for, reveal
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
-from app.api.shapes import Day, Flag, In, InChart, Kept, Moment, NewId, Out, Precision, Reference, text, whole
+from app.api.shapes import Age, Code, Count, Day, Flag, In, InChart, Kept, Moment, NewId, Out, Precision, Reference
 from app.domain.people import CONTRAINDICATIONS
 from app.store.database import Row
 from app.store.people import page_episodes
@@ -35,22 +35,22 @@ Contraindication = Literal[
     "unable_to_attend",
     "needs_other_first_line_treatment",
 ]
-assert set(Contraindication.__args__) == set(CONTRAINDICATIONS)  # type: ignore[attr-defined]  # noqa: S101 - one list, two notations
+assert set(Contraindication.__args__) == set(CONTRAINDICATIONS)  # type: ignore[attr-defined]
 
 
 class Diagnosis(In):
     """A diagnosis by code."""
 
     system: Literal["ICD-10", "ICD-11", "DSM-5-TR", "SNOMED-CT"]
-    code: text(20) = Field(examples=["F32.1"])  # type: ignore[valid-type]
+    code: Code = Field(examples=["F32.1"])
 
 
 class _Particulars(In):
     external_ref: Reference | None = None
-    age_at_referral: whole(5, 120) | None = Field(None, description="Years; decides which protocols fit")  # type: ignore[valid-type]
+    age_at_referral: Age | None = Field(None, description="Years; decides which protocols fit")
     illness_onset_date: Day | None = Field(None, description="When this illness began: the temporal link drives the classification")
     illness_onset_precision: Precision | None = None
-    lifetime_episodes: whole(1, 100) | None = Field(None, description="Episodes of the illness in life, this one included")  # type: ignore[valid-type]
+    lifetime_episodes: Count | None = Field(None, description="Episodes of the illness in life, this one included")
     concurrent_medication: Flag = False
     diagnoses: Annotated[list[Diagnosis], Field(max_length=20)] = []
     contraindications: Annotated[list[Contraindication], Field(max_length=20)] | None = Field(
@@ -65,7 +65,7 @@ class EpisodeIn(_Particulars):
 
     id: NewId = None
     patient_id: UUID
-    protocol: text(40) = Field(examples=["IPT-16"], description="Code from /v1/protocols; its newest version is pinned")  # type: ignore[valid-type]
+    protocol: Code = Field(examples=["IPT-16"], description="Code from /v1/protocols; its newest version is pinned")
     format: Literal["individual", "group", "couple"] = "individual"
     referred_on: Day
     lead_clinician_id: UUID
@@ -139,7 +139,7 @@ async def list_episodes(
         "referred_from": referred_from,
         "referred_to": referred_to,
     }
-    pager = call.pager(limit, cursor, **filters)
+    pager = call.pager(limit, cursor, filters)
     rows = await page_episodes(call.visit.connection, call.visit.caller.clinician_id, filters, pager.after, limit)
     items, following = pager.cut(rows, "id")
     call.saw(items, "episode")

@@ -11,7 +11,7 @@ from app.actions.classification import choose_focus, get_classification, get_foc
 from app.actions.course import get_singleton
 from app.api.inventory import Area
 from app.api.request import Call, Route, needs
-from app.api.shapes import Day, Flag, In, InChart, Moment, Out, Prose, Rating, text
+from app.api.shapes import Code, Day, Flag, In, InChart, MaybeProse, Moment, Out, Prose, Rating
 from app.domain.focus import FocusChoice
 from app.store.database import Row
 from app.store.tables.work import indicator_set
@@ -19,7 +19,6 @@ from app.store.tables.work import indicator_set
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["classification"])
 
 AnswerValue = Literal["absent", "possible", "present", "unknown", "not_applicable"]
-Code = text(60)
 
 
 class IndicatorAnswer(In):
@@ -34,7 +33,7 @@ class IndicatorAnswer(In):
 class IndicatorsIn(In):
     """All indicator answers; what is left out is unknown."""
 
-    answers: Annotated[dict[Code, IndicatorAnswer], Field(max_length=60)] = Field(  # type: ignore[valid-type]
+    answers: Annotated[dict[Code, IndicatorAnswer], Field(max_length=60)] = Field(
         examples=[{"significant_person_died": {"value": "present"}, "onset_linked_to_death": {"value": "possible"}}]
     )
 
@@ -137,16 +136,15 @@ class FocusIn(In):
 
     primary: Area
     secondary: Area | None = None
-    reason: Annotated[str, Field(max_length=10_000)] = Field(
-        "", description="Needed when the decision departs from the suggestion, or changes the focus"
-    )
+    reason: MaybeProse = Field("", description="Needed when the decision departs from the suggestion, or changes the focus")
     patient_agreed: Flag
+    decided_at: Moment | None = Field(None, description="When it was decided; now, when left out")
 
 
 class StrategyDone(In):
     """A strategy of the area that was used, and when."""
 
-    code: Code  # type: ignore[valid-type]
+    code: Code
     done_on: Day | None = None
 
 
@@ -191,7 +189,9 @@ async def read_focus(call: Annotated[Call, needs("classification:read")], episod
 @router.put("/focus", response_model=FocusOut)
 async def decide_focus(call: Annotated[Call, needs("classification:write")], episode_id: UUID, focus_in: FocusIn) -> Row:
     """Decide the focus: one primary area, at most one secondary. Needs a token that acts for a clinician."""
-    call.made(await choose_focus(call.visit, episode_id, FocusChoice(**focus_in.members())))
+    values = focus_in.members()
+    decided_at = values.pop("decided_at")
+    call.made(await choose_focus(call.visit, episode_id, FocusChoice(**values), decided_at))
     row, areas = await get_focus(call.visit, episode_id)
     return {**row, "focus_areas": areas}
 
@@ -199,7 +199,7 @@ async def decide_focus(call: Annotated[Call, needs("classification:write")], epi
 class FocusAreaPatch(In):
     """Work in a focus area."""
 
-    sub_state: Code | None = Field(None, description="Grief type, dispute stage, kind of transition or deficit; see /v1/problem-areas")  # type: ignore[valid-type]
+    sub_state: Code | None = Field(None, description="Grief type, dispute stage, kind of transition or deficit; see /v1/problem-areas")
     strategies: Annotated[list[StrategyDone], Field(max_length=50)] = []
     relationship_id: UUID | None = None
     life_event_id: UUID | None = None

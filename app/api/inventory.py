@@ -256,7 +256,7 @@ async def read_whole_inventory(call: Annotated[Call, needs("inventory:read")], e
 
 async def _list(call: Call, table: sa.Table, episode_id: UUID, limit: int, cursor: str | None, **filters: Any) -> Row:
     chart = await open_chart(call.visit, episode_id)
-    pager = call.pager(limit, cursor, **filters)
+    pager = call.pager(limit, cursor, filters)
     items, following = pager.cut(await page_chart(call.visit.connection, table, episode_id, filters, pager.after, limit), "id")
     call.saw(items, table.name)
     return {"items": [reveal(chart.key, table, r) for r in items], "next": following}

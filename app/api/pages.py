@@ -4,7 +4,7 @@ import base64
 import hmac
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -61,7 +61,9 @@ def _read(cursor: str, key: bytes, scope: bytes, kinds: Sequence[type]) -> list[
 
 
 def _typed(kind: type, value: Any) -> Any:
-    return {UUID: UUID, datetime: datetime.fromisoformat, date: date.fromisoformat}.get(kind, kind)(value)
+    if kind is datetime:
+        return datetime.fromisoformat(value)
+    return kind(value)
 
 
 def _tag(key: bytes, scope: bytes, raw: bytes) -> bytes:

@@ -12,7 +12,7 @@ from app.actions.records import fields_for, reveal
 from app.actions.visit import open_patient
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
-from app.api.shapes import Flag, In, Kept, Line, Moment, NewId, Out, Prose, Reference, text, whole
+from app.api.shapes import Code, Flag, In, Kept, Line, Moment, NewId, Out, Prose, Reference, Year
 from app.store.database import Row
 from app.store.people import page_clinicians, page_patients
 from app.store.rows import own, page
@@ -22,7 +22,7 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["people"])
 
 Sex = Literal["female", "male", "intersex", "other", "not_recorded"]
 Locale = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Z]{2})?$", examples=["en", "es-ES"])]
-TimeZone = Annotated[text(64), Field(examples=["Europe/Madrid"], description="IANA time zone: what 'today' means for the patient")]
+TimeZone = Annotated[Code, Field(examples=["Europe/Madrid"], description="IANA time zone: what 'today' means for the patient")]
 
 
 class PatientIn(In):
@@ -30,7 +30,7 @@ class PatientIn(In):
 
     id: NewId = None
     external_ref: Reference | None = Field(None, examples=["emr-4711"])
-    birth_year: whole(1900, 2100) | None = Field(None, examples=[1984])  # type: ignore[valid-type]
+    birth_year: Year | None = Field(None, examples=[1984])
     sex: Sex = "not_recorded"
     locale: Locale = "en"
     time_zone: TimeZone = "UTC"
@@ -40,7 +40,7 @@ class PatientPatch(In):
     """What may change about a patient."""
 
     external_ref: Reference | None = None
-    birth_year: whole(1900, 2100) | None = None  # type: ignore[valid-type]
+    birth_year: Year | None = None
     sex: Sex = "not_recorded"
     locale: Locale = "en"
     time_zone: TimeZone = "UTC"
@@ -77,7 +77,7 @@ async def list_patients(
     cursor: Cursor = None,
 ) -> Row:
     """List patients; a clinician's token sees its caseload. `external_ref` looks one up."""
-    pager = call.pager(limit, cursor, external_ref=external_ref)
+    pager = call.pager(limit, cursor, {"external_ref": external_ref})
     rows = await page_patients(call.visit.connection, call.visit.caller.clinician_id, {"external_ref": external_ref}, pager.after, limit)
     items, following = pager.cut(rows, "id")
     call.saw(items, "patient")
@@ -189,7 +189,7 @@ async def list_clinicians(
     cursor: Cursor = None,
 ) -> Row:
     """List clinicians; `subject` looks one up."""
-    pager = call.pager(limit, cursor, subject=subject)
+    pager = call.pager(limit, cursor, {"subject": subject})
     items, following = pager.cut(await page_clinicians(call.visit.connection, {"subject": subject}, pager.after, limit), "id")
     call.saw(items, "clinician")
     return {"items": items, "next": following}

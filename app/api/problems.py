@@ -113,7 +113,7 @@ def name_of(kind: type[BaseException]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
 
 
-def as_refusal(error: Exception) -> Refusal:
+def as_refusal(error: Exception) -> Refusal:  # noqa: PLR0911 - one line for each kind
     """Turn any error into the refusal that is shown for it. What is not foreseen is a failure of ours."""
     if isinstance(error, Refusal):
         return error

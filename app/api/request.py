@@ -7,7 +7,7 @@ kept under an Idempotency-Key, and nobody can move the COMMIT behind the answer 
 import hashlib
 import hmac
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any
@@ -15,8 +15,7 @@ from uuid import UUID
 
 from fastapi import Request, params
 from fastapi.routing import APIRoute
-from fastapi.security import OAuth2
-from fastapi.security import SecurityScopes
+from fastapi.security import OAuth2, SecurityScopes
 from starlette.responses import Response
 
 from app.actions.records import Made
@@ -111,9 +110,9 @@ class Call:
             self.headers["Location"] = path.format(id=made.row["id"])
         return self.stored(made.row)
 
-    def pager(self, limit: int, cursor: str | None, kinds: Sequence[type] = (UUID,), **query: Any) -> Pager:
+    def pager(self, limit: int, cursor: str | None, query: Mapping[str, Any] | None = None, kinds: Sequence[type] = (UUID,)) -> Pager:
         """Return the page that is asked for."""
-        return pager(self.house.keys.derived("cursor"), self.visit.caller.partner_id, self.path, query, limit, cursor, kinds)
+        return pager(self.house.keys.derived("cursor"), self.visit.caller.partner_id, self.path, query or {}, limit, cursor, kinds)
 
     def saw(self, rows: Sequence[Row], kind: str) -> None:
         """Note the rows of a list for the audit row."""
@@ -135,7 +134,7 @@ def needs(*scopes: str) -> Any:
 class Route(APIRoute):
     """A route for partners' apps. It cannot be declared without scopes."""
 
-    def get_route_handler(self) -> Callable[[Request], Awaitable[Response]]:
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Wrap FastAPI's handler in the flow of a request."""
         wanted = scopes_of(self)
         if wanted is None:
@@ -156,7 +155,7 @@ def scopes_of(route: APIRoute) -> frozenset[str] | None:
 
 @dataclass(frozen=True, slots=True)
 class _Flow:
-    inner: Callable[[Request], Awaitable[Response]]
+    inner: Callable[[Request], Coroutine[Any, Any, Response]]
     path: str
     scopes: frozenset[str]
 
@@ -165,8 +164,8 @@ class _Flow:
         state = request.scope["state"]
         try:
             caller = house.door.caller_of(request.headers.get("authorization"))
-        except Unauthenticated as refusal:
-            await house.trail.write(Knock(house.now(), "token_refused", str(refusal), None, self.path, state["request_id"]))
+        except Unauthenticated as refused:
+            await house.trail.write(Knock(house.now(), "token_refused", str(refused), None, self.path, state["request_id"]))
             raise
         state["client_id"] = caller.client_id
         now = clock(house.now)

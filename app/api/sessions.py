@@ -12,14 +12,13 @@ from app.actions.visit import open_chart
 from app.api.inventory import Area
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
-from app.api.shapes import Flag, In, InChart, Level, Moment, NewId, Out, Prose, Rating, Reference, text, whole
+from app.api.shapes import Code, Flag, In, InChart, Level, Minutes, Moment, NewId, Out, Prose, Rating, Reference
 from app.store.database import Row
 from app.store.tables.work import session
 from app.store.work import page_chart
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["sessions"])
 
-Code = text(60)
 Mode = Literal["in_person", "video", "phone", "text"]
 SessionStatus = Literal["scheduled", "held", "missed", "cancelled"]
 Attendance = Literal[
@@ -36,7 +35,7 @@ Attendance = Literal[
 class TechniqueUsed(In):
     """A technique by code, and how much of it (0 to 3)."""
 
-    code: Code  # type: ignore[valid-type]
+    code: Code
     intensity: Level | None = None
 
 
@@ -44,11 +43,11 @@ class _Session(In):
     external_ref: Reference | None = None
     starts_at: Moment
     mode: Mode = "in_person"
-    minutes: whole(1, 600) | None = None  # type: ignore[valid-type]
+    minutes: Minutes | None = None
     attendance: Attendance | None = None
     focus_areas: Annotated[list[Area], Field(max_length=2)] = []
     techniques: Annotated[list[TechniqueUsed], Field(max_length=30)] = []
-    strategies: Annotated[list[Code], Field(max_length=30)] = []  # type: ignore[valid-type]
+    strategies: Annotated[list[Code], Field(max_length=30)] = []
     mood: Rating | None = None
     therapist_activity: Rating | None = Field(None, description="0 following to 10 leading; expected to fall over the course")
     patient_initiative: Rating | None = None
@@ -124,7 +123,7 @@ async def list_sessions(
     """List the sessions."""
     chart = await open_chart(call.visit, episode_id)
     filters = {"status": status, "external_ref": external_ref, "starts_at": (starts_from, starts_to)}
-    pager = call.pager(limit, cursor, **filters)
+    pager = call.pager(limit, cursor, filters)
     items, following = pager.cut(await page_chart(call.visit.connection, session, episode_id, filters, pager.after, limit), "id")
     call.saw(items, "session")
     return {"items": [reveal(chart.key, session, r) for r in items], "next": following}

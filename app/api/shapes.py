@@ -51,7 +51,7 @@ def _date_text(value: object) -> object:
         raise ValueError(message)
     if not isinstance(value, (str, date)) or isinstance(value, datetime):
         message = "must be an ISO date in a string"
-        raise ValueError(message)
+        raise ValueError(message)  # noqa: TRY004 - Pydantic turns a ValueError into a 422
     return value
 
 
@@ -84,16 +84,8 @@ def _known_uuid(value: UUID) -> UUID:
     return value
 
 
-def text(most: int, least: int = 1) -> Any:
-    """Return the type of a text of `least` to `most` characters, stored as given."""
-    return Annotated[str, Field(min_length=least, max_length=most), AfterValidator(_clean)]
-
-
-def whole(low: int, high: int) -> Any:
-    """Return the type of a whole number from `low` to `high`; "3", 3.0 and true are refused."""
-    return Annotated[int, Field(strict=True, ge=low, le=high)]
-
-
+Text = Annotated[str, AfterValidator(_clean)]
+Whole = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Day = Annotated[date, BeforeValidator(_date_text), AfterValidator(_in_years)]
 Moment = Annotated[
@@ -107,14 +99,20 @@ NewId = Annotated[
     AfterValidator(lambda v: v if v is None else _known_uuid(v)),
     Field(description="A UUIDv7 made by the client; else the service makes one"),
 ]
-Label = text(60)
-Line = text(200)
-Prose = text(10_000)
-Reference = Annotated[text(128), Field(description="The partner's own id; unique per partner. Never a name or a number from public life")]
+Code = Annotated[Text, Field(min_length=1, max_length=60)]
+Label = Annotated[Text, Field(min_length=1, max_length=60)]
+Line = Annotated[Text, Field(min_length=1, max_length=200)]
+Prose = Annotated[Text, Field(min_length=1, max_length=10_000)]
+MaybeProse = Annotated[Text, Field(max_length=10_000)]
+Reference = Annotated[Text, Field(min_length=1, max_length=128, description="The partner's own id; unique per partner. Never a name")]
 Precision = Literal["day", "month", "year"]
-Rating = whole(0, 10)
-Level = whole(0, 3)
-Ring = whole(1, 4)
+Rating = Annotated[Whole, Field(ge=0, le=10)]
+Level = Annotated[Whole, Field(ge=0, le=3)]
+Ring = Annotated[Whole, Field(ge=1, le=4)]
+Year = Annotated[Whole, Field(ge=1900, le=2100)]
+Age = Annotated[Whole, Field(ge=5, le=120)]
+Count = Annotated[Whole, Field(ge=1, le=200)]
+Minutes = Annotated[Whole, Field(ge=1, le=600)]
 
 
 class Kept(Out):

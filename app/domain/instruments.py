@@ -166,7 +166,7 @@ def _check(questionnaire: Instrument, answers: Mapping[int, int | None]) -> None
 
 
 def _instrument(row: Mapping[str, Any]) -> Instrument:
-    plain = {k: tuple(v) if isinstance(v, list) and k in {"answers", "respondents"} else v for k, v in row.items()}
+    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) and k in {"answers", "respondents"} else v for k, v in row.items()}
     plain["items"] = tuple(Item(**i) for i in row["items"])
     plain["bands"] = tuple(Band(b["code"], b["from"], b["to"]) for b in row["bands"])
     plain["sources"] = tuple(Figure(**s) for s in row["sources"])

@@ -12,23 +12,100 @@ CONFIDANT_FROM = 2  # own design: confiding 2 or 3 of 3
 CONFLICT_FROM = 2  # own design: conflict 2 or 3 of 3
 ROUNDING = 2
 
-RELATION_TYPES = (
-    "spouse_partner ex_partner parent step_parent child sibling grandparent in_law godparent co_wife head_of_household "
-    "other_family friend colleague supervisor subordinate teacher neighbour faith_community carer professional other"
-).split()
+RELATION_TYPES = [
+    "spouse_partner",
+    "ex_partner",
+    "parent",
+    "step_parent",
+    "child",
+    "sibling",
+    "grandparent",
+    "in_law",
+    "godparent",
+    "co_wife",
+    "head_of_household",
+    "other_family",
+    "friend",
+    "colleague",
+    "supervisor",
+    "subordinate",
+    "teacher",
+    "neighbour",
+    "faith_community",
+    "carer",
+    "professional",
+    "other",
+]
 STATUSES = ("current", "past", "estranged", "deceased")
-PATTERNS = "dependency hostility submission avoidance overgiving rejection_sensitive controlling inadequacy unexpressed_emotion other".split()
+PATTERNS = [
+    "dependency",
+    "hostility",
+    "submission",
+    "avoidance",
+    "overgiving",
+    "rejection_sensitive",
+    "controlling",
+    "inadequacy",
+    "unexpressed_emotion",
+    "other",
+]
 SAFETY = ("none", "coercion", "violence", "stalking", "safeguarding_child")
-MOURNING_SIGNS = (
-    "missed_funeral never_cried numb avoids_reminders no_grave_visit belongings_kept kept_busy not_discussed guilt anger yearning "
-    "preoccupation symptoms_like_deceased anniversary_trigger loss_not_recognised cause_hidden prevented not_customary"
-).split()
-EVENT_TYPES = (
-    "death pregnancy_loss anniversary separation divorce affair_discovered relationship_start marriage birth child_leaves_home "
-    "parental_separation caregiving_start caregiving_end job_loss job_change promotion retirement education_start education_end "
-    "course_change relocation migration status_change illness_diagnosis_self illness_other disability loss_of_driving financial_loss "
-    "legal release coming_out business_change partner_job_change other"
-).split()
+MOURNING_SIGNS = [
+    "missed_funeral",
+    "never_cried",
+    "numb",
+    "avoids_reminders",
+    "no_grave_visit",
+    "belongings_kept",
+    "kept_busy",
+    "not_discussed",
+    "guilt",
+    "anger",
+    "yearning",
+    "preoccupation",
+    "symptoms_like_deceased",
+    "anniversary_trigger",
+    "loss_not_recognised",
+    "cause_hidden",
+    "prevented",
+    "not_customary",
+]
+EVENT_TYPES = [
+    "death",
+    "pregnancy_loss",
+    "anniversary",
+    "separation",
+    "divorce",
+    "affair_discovered",
+    "relationship_start",
+    "marriage",
+    "birth",
+    "child_leaves_home",
+    "parental_separation",
+    "caregiving_start",
+    "caregiving_end",
+    "job_loss",
+    "job_change",
+    "promotion",
+    "retirement",
+    "education_start",
+    "education_end",
+    "course_change",
+    "relocation",
+    "migration",
+    "status_change",
+    "illness_diagnosis_self",
+    "illness_other",
+    "disability",
+    "loss_of_driving",
+    "financial_loss",
+    "legal",
+    "release",
+    "coming_out",
+    "business_change",
+    "partner_job_change",
+    "other",
+]
 
 
 class HistoryImpossible(Invalid):

@@ -10,10 +10,16 @@ FORMATS = ("individual", "group", "couple")
 EPISODE_STATUSES = ("referred", "active", "paused", "completed", "ended_early", "closed")
 CARE_ROLES = ("lead", "cover", "supervisor", "member")
 CONSENT_PURPOSES = ("treatment", "research_analytics", "data_sharing", "recording")
-CONTRAINDICATIONS = (
-    "psychosis mania_or_bipolar active_substance_dependence acute_suicidality_or_homicidality severe_cognitive_impairment "
-    "abuse_by_disputed_person unable_to_attend needs_other_first_line_treatment"
-).split()
+CONTRAINDICATIONS = [
+    "psychosis",
+    "mania_or_bipolar",
+    "active_substance_dependence",
+    "acute_suicidality_or_homicidality",
+    "severe_cognitive_impairment",
+    "abuse_by_disputed_person",
+    "unable_to_attend",
+    "needs_other_first_line_treatment",
+]
 
 
 class TimeZoneUnknown(Invalid):

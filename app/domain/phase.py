@@ -7,13 +7,14 @@ are recorded in every phase. It only says what is still owed, and a clinician ma
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
+from itertools import pairwise
 
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, Unmet
 from app.domain.protocols import Protocol, Task
 
 PHASES = ("screening", "initial", "middle", "termination", "follow_up")
 RUNNING = {"referred", "active", "paused"}
-NEXT = dict(zip(PHASES[:-1], PHASES[1:], strict=True))
+NEXT = dict(pairwise(PHASES))
 RELATIONSHIPS_IN_A_TAKEN_INVENTORY = 3  # own design, clinical 3.2
 FINAL_MEASURE_WITHIN = timedelta(days=14)  # own design, clinical 3.2
 NOTICE_OF_THE_END_SESSIONS = 2  # Weissman, Markowitz and Klerman 2000: speak of the end 2 to 4 sessions before

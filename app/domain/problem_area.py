@@ -7,6 +7,7 @@ nothing: the clinician chooses the focus with the patient. Nothing published pre
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
+from typing import Any
 
 from app.domain.errors import Fault, Invalid, NotFound
 from app.domain.reading import read_catalogue, round_half_up
@@ -163,10 +164,10 @@ def ruleset() -> Ruleset:
     for row in data["area"]:
         indicators = tuple(Indicator(**i) for i in row.pop("indicator"))
         gate = next(i for i in indicators if i.kind == "gate")
-        plain = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
+        plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
         areas.append(Area(**plain, gate=gate, indicators=tuple(i for i in indicators if i.kind != "gate")))
-    plain = {k: v for k, v in data.items() if k not in {"area", "ruleset"}}
-    return Ruleset(version=data["ruleset"], areas=tuple(areas), **plain)
+    thresholds: dict[str, Any] = {k: v for k, v in data.items() if k not in {"area", "ruleset"}}
+    return Ruleset(version=data["ruleset"], areas=tuple(areas), **thresholds)
 
 
 def check_answers(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> None:

@@ -129,10 +129,21 @@ def protocol_from(mapping: Mapping[str, Any], tasks: tuple[Task, ...]) -> Protoc
     )
 
 
-_NUMBERS = (
-    "version age_min age_max sessions_min sessions_max weeks_min weeks_max minutes extension_sessions_min "
-    "initial_sessions_min initial_sessions_max middle_sessions_min termination_weeks"
-).split()
+_NUMBERS = [
+    "version",
+    "age_min",
+    "age_max",
+    "sessions_min",
+    "sessions_max",
+    "weeks_min",
+    "weeks_max",
+    "minutes",
+    "extension_sessions_min",
+    "initial_sessions_min",
+    "initial_sessions_max",
+    "middle_sessions_min",
+    "termination_weeks",
+]
 _TEXTS = ["code", "name", "format", "population"]
 _FLAGS = ["specialist", "four_areas"]
 
@@ -158,7 +169,7 @@ def _contradictions_of(mapping: Mapping[str, Any]) -> list[Fault]:
     spans = mapping["boundaries"]
     if set(spans) != {"initial", "middle", "termination"}:
         return [*faults, Fault("/boundaries", "must name initial, middle and termination")]
-    if not spans["initial"][1] + 1 == spans["middle"][0] or not spans["middle"][1] + 1 == spans["termination"][0]:
+    if spans["initial"][1] + 1 != spans["middle"][0] or spans["middle"][1] + 1 != spans["termination"][0]:
         faults.append(Fault("/boundaries", "must follow each other without a gap"))
     middle = spans["middle"][1] - spans["middle"][0] + 1
     if mapping["sessions_min"] >= FULL_COURSE_FROM_SESSIONS and middle < MIDDLE_SESSIONS_OF_A_FULL_COURSE and not mapping["departures"]:

@@ -6,10 +6,22 @@ from datetime import date
 
 from app.domain.instruments import Instrument
 
-UNPLANNED_REASONS = (
-    "dropped_out_no_contact moved better_enough not_helpful practical therapist_left service_limit stepped_up crisis_admission "
-    "safeguarding declined_focus technical deceased unknown"
-).split()
+UNPLANNED_REASONS = [
+    "dropped_out_no_contact",
+    "moved",
+    "better_enough",
+    "not_helpful",
+    "practical",
+    "therapist_left",
+    "service_limit",
+    "stepped_up",
+    "crisis_admission",
+    "safeguarding",
+    "declined_focus",
+    "technical",
+    "deceased",
+    "unknown",
+]
 UNPLANNED_TASKS = ("contact_attempted_twice", "risk_checked_by_clinician", "letter_sent", "last_measure_carried")
 MAINTENANCE_REASONS = (
     "three_or_more_lifetime_episodes",

@@ -252,7 +252,7 @@ def _small_int(digits: str) -> int:
 
 def _check_times(claims: Mapping[str, Any], now: int, longest: int = LONGEST_LIFE_SECONDS) -> None:
     issued, expires = claims.get("iat"), claims.get("exp")
-    _expect(type(expires) is int and 0 < expires <= LARGEST_MOMENT and now < expires + SKEW_SECONDS)  # type: ignore[operator]
+    _expect(type(expires) is int and 0 < expires <= LARGEST_MOMENT and now < expires + SKEW_SECONDS)
     _expect(issued is None or (type(issued) is int and issued <= now + SKEW_SECONDS))
     start = issued if issued is not None else now
     _expect(expires - start <= longest)  # type: ignore[operator]

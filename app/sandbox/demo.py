@@ -52,7 +52,7 @@ async def _running(file: Path, console: Console) -> AsyncIterator[dict[str, Any]
     log = file.with_name("demo-service.log")
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as out:
-        process = subprocess.Popen([sys.executable, "-m", "app.cli", "run"], stdout=out, stderr=out)  # noqa: ASYNC220, S603 - our own command
+        process = subprocess.Popen([sys.executable, "-m", "app.cli", "run"], stdout=out, stderr=out)  # noqa: ASYNC220 - our own command
     try:
         deadline = time.monotonic() + START_WITHIN_SECONDS
         while sandbox is None and process.poll() is None and time.monotonic() < deadline:
@@ -70,7 +70,7 @@ async def _running(file: Path, console: Console) -> AsyncIterator[dict[str, Any]
 async def _ready(file: Path) -> dict[str, Any] | None:
     """Return the sandbox's particulars when its service answers and its client is known there."""
     try:
-        sandbox: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        sandbox: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))  # noqa: ASYNC240 - a small file, before anything is served
         async with httpx.AsyncClient(base_url=sandbox["base_url"], timeout=5) as http:
             ready = await http.get("/health/ready")
             answer = await http.post("/oauth/token", data={"grant_type": "client_credentials"}, auth=(sandbox["client_id"], sandbox["client_secret"]))

@@ -26,7 +26,7 @@ CRISIS_TEXT = {
 async def prepare_sandbox(app: FastAPI, owner: Database, file: Path, base_url: str, console: Console) -> dict[str, Any]:
     """Return the sandbox's particulars; make partner, client and caseload the first time. Written last: half of one is made anew."""
     try:
-        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))  # noqa: ASYNC240 - a small file, before anything is served
     except (OSError, ValueError):
         known = {}
     try:

@@ -169,7 +169,9 @@ class Playing:
             await self.player.post(f"{self.episode}/goals", fields)
         found = await self.player.get(f"{self.episode}/inventory")
         m = found["measures"]
-        self.say(f"Inventory: {m['relationships']} people, {m['confidants']} confidants, closeness gap {m['mean_closeness_gap']}; next: {found['next_questions'][:1]}")
+        self.say(
+            f"Inventory: {m['relationships']} people, {m['confidants']} confidants, closeness gap {m['mean_closeness_gap']}; next: {found['next_questions'][:1]}"
+        )
 
     def named(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the course's own names by ids."""
@@ -211,7 +213,7 @@ class Playing:
             if values is not None:
                 totals.append(await self.answer(code, values, answered, session_id=session["id"]))
         label = f"Session {session['number']}" if session["number"] else f"Week {number}: {session['status']}"
-        self.say(f"{label}: {'; '.join(totals)}{' - ' + visit.summary if visit.summary else ''}")
+        self.say(" - ".join(part for part in (label, "; ".join(totals), visit.summary) if part))
 
     async def answer(self, code: str, values: tuple[int | None, ...], at: str, **ties: str) -> str:
         """Submit answers; acknowledge and close the alert that they raise, as the clinician."""
@@ -221,7 +223,9 @@ class Playing:
         if alert is not None:
             path = f"/v1/risk-alerts/{alert['id']}"
             await self.player.post(f"{path}/acknowledgements", {}, as_clinician=True)
-            await self.player.post(f"{path}/closure", {"closing_note": "Seen the same day; safety plan reviewed with the patient."}, as_clinician=True)
+            await self.player.post(
+                f"{path}/closure", {"closing_note": "Seen the same day; safety plan reviewed with the patient."}, as_clinician=True
+            )
             self.say(f"  [red]Risk alert[/red] ({alert['level']}): {alert['triggers'][-1]['reason']}, closed by the clinician with a note.")
         return f"{code} {found['total']} ({found['band']})" if found["total"] is not None else f"{code} without a total"
 
@@ -237,7 +241,11 @@ class Playing:
             if area["area"] == result["suggested_primary"]:
                 why = [f"{i['indicator']} {i['points']:+g}" for i in area["contributions"] if i["points"]]
                 self.say(f"  because {', '.join(why)} (bounds {area['lower']} to {area['upper']}, coverage {area['coverage']})")
-        decision = await p.put(f"{self.episode}/focus", {"patient_agreed": True, **c.focus}, as_clinician=True)
+        decision = await p.put(
+            f"{self.episode}/focus",
+            {"patient_agreed": True, "decided_at": self.when(c.middle_from - 1, 11).isoformat(), **c.focus},
+            as_clinician=True,
+        )
         self.say(f"The clinician decides: {decision['primary_area']} (agrees with the suggestion: {decision['agrees_with_suggestion']}).")
         told = self.when(c.middle_from - 1).date().isoformat()
         areas = [c.focus["primary"], *([c.focus["secondary"]] if c.focus.get("secondary") else [])]
@@ -271,7 +279,9 @@ class Playing:
     async def tell_the_end(self, number: int) -> None:
         """Begin the record of the ending: the date, and that it was told."""
         told = self.when(number - 1).date().isoformat()
-        await self.player.put(f"{self.episode}/termination", {"end_date": self.when(self.course.sessions).date().isoformat(), "end_date_told_on": told})
+        await self.player.put(
+            f"{self.episode}/termination", {"end_date": self.when(self.course.sessions).date().isoformat(), "end_date_told_on": told}
+        )
 
     async def end(self) -> None:
         """Complete the record of the ending, pass the last gate, and hold the follow-ups."""
@@ -280,7 +290,9 @@ class Playing:
         told = self.when(c.ending_from - 1).date().isoformat() if c.ending_from else None
         ending = {"end_date": last.date().isoformat(), "end_date_told_on": told, "final_assessment": "taken", **c.ending}
         found = await p.put(f"{self.episode}/termination", ending)
-        self.say(f"Ending: {sum(found['tasks_met'].values())} tasks met; maintenance to consider because: {found['consider_maintenance_because'] or 'no reason'}.")
+        self.say(
+            f"Ending: {sum(found['tasks_met'].values())} tasks met; maintenance to consider because: {found['consider_maintenance_because'] or 'no reason'}."
+        )
         await self.enter("follow_up", last + timedelta(hours=2))
         for months, values in c.follow_ups.items():
             booked = await p.post(f"{self.episode}/follow-ups", {"months": months})
@@ -304,6 +316,8 @@ class Playing:
             treated = [p for p in line["points"] if p["change"] and not p["follow_up"]]
             if treated:
                 change = treated[-1]["change"]
-                self.say(f"{line['code']}: {line['baseline']} to {treated[-1]['total']}; reliable change: {change['reliable']}, response: {change['response']}, remission: {change['remission']}.")
+                self.say(
+                    f"{line['code']}: {line['baseline']} to {treated[-1]['total']}; reliable change: {change['reliable']}, response: {change['response']}, remission: {change['remission']}."
+                )
         steps = (await self.player.get(f"{self.episode}/timeline"))["items"]
         self.say(f"Timeline: {len(steps)} entries from {steps[0]['at'][:10]} to {steps[-1]['at'][:10]}.")

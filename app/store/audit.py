@@ -104,7 +104,7 @@ class AuditTrail:
 
     async def stop(self) -> None:
         """Write what is waiting, then stop."""
-        while self._waiting:
+        while self._waiting:  # noqa: ASYNC110 - once in the life of a process
             await asyncio.sleep(0.01)
         if self._writer is not None:
             self._writer.cancel()

