@@ -109,7 +109,7 @@ class Databases:
 
     def create(self, name, *, template=TEMPLATE):
         admin = make_url(self.url).set(database="postgres").render_as_string(hide_password=False)
-        asyncio.run(_on(admin, f"CREATE DATABASE {name} TEMPLATE {template}"))
+        asyncio.run(_on(admin, f"CREATE DATABASE {name} TEMPLATE {template}", f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC"))
         self.made.append(name)
         return make_url(self.url).set(database=name).render_as_string(hide_password=False)
 

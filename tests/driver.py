@@ -145,9 +145,7 @@ class Episode:
             self.partner.put(f"{self.path}/phase/tasks/{task}", {"status": "done"})
         self.focus()
         self.partner.put(f"{self.path}/formulation", {"text": "Because.", "areas": ["role_transition"], "told_on": day(days=50)})
-        self.partner.put(
-            f"{self.path}/contract", {"sessions": 12, "starts_on": day(days=90), "ends_on": day(days=6), "patient_agreed": True}
-        )
+        self.partner.put(f"{self.path}/contract", {"sessions": 12, "starts_on": day(days=90), "ends_on": day(days=6), "patient_agreed": True})
         return self
 
     def into_middle(self):

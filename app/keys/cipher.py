@@ -102,7 +102,7 @@ def read_key_ring(path: Path) -> KeyRing:
     except FileNotFoundError:
         message = f"There is no key file at {path}. Make one with `ipt key init`, or name yours in IPT_KEYS_FILE."
         raise KeyMissing(message) from None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"The key file {path} cannot be read: {type(error).__name__}."
         raise KeyMissing(message) from None
 

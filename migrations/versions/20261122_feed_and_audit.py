@@ -27,8 +27,8 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("min_seq", sa.BigInteger(), nullable=False),
-        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name="fk_change_clock_partner"),
-        sa.PrimaryKeyConstraint("partner_id", name="pk_change_clock"),
+        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name=op.f("fk_change_clock_partner")),
+        sa.PrimaryKeyConstraint("partner_id", name=op.f("pk_change_clock")),
         postgresql_with={"fillfactor": "20"},
     )
     op.create_table(
@@ -46,24 +46,11 @@ def upgrade() -> None:
         sa.Column("client_id", sa.Text(), nullable=False),
         sa.Column("mutation_id", sa.Uuid(), nullable=True),
         sa.Column("state", sa.LargeBinary(), nullable=True),
-        sa.CheckConstraint(
-            "op IN ('create', 'update', 'delete', 'grant', 'revoke')",
-            name="ck_change_op",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "seq", name="pk_change"),
+        sa.CheckConstraint("op IN ('create', 'update', 'delete', 'grant', 'revoke')", name=op.f("ck_change_op")),
+        sa.PrimaryKeyConstraint("partner_id", "seq", name=op.f("pk_change")),
     )
-    op.create_index(
-        "ix_change_partner_id_entity_entity_id_version",
-        "change",
-        ["partner_id", "entity", "entity_id", "version"],
-        unique=False,
-    )
-    op.create_index(
-        "ix_change_partner_id_episode_id_seq",
-        "change",
-        ["partner_id", "episode_id", "seq"],
-        unique=False,
-    )
+    op.create_index(op.f("ix_change_partner_id_entity_entity_id_version"), "change", ["partner_id", "entity", "entity_id", "version"], unique=False)
+    op.create_index(op.f("ix_change_partner_id_episode_id_seq"), "change", ["partner_id", "episode_id", "seq"], unique=False)
     op.create_table(
         "audit_event",
         sa.Column("partner_id", sa.Uuid(), nullable=False),
@@ -80,24 +67,11 @@ def upgrade() -> None:
         sa.Column("episode_id", sa.Uuid(), nullable=True),
         sa.Column("resources", JSONB(none_as_null=True), nullable=False),
         sa.Column("sealed_by", sa.BigInteger(), nullable=True),
-        sa.CheckConstraint(
-            "action IN ('create', 'read', 'update', 'delete', 'execute')",
-            name="ck_audit_event_action",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "id", name="pk_audit_event"),
+        sa.CheckConstraint("action IN ('create', 'read', 'update', 'delete', 'execute')", name=op.f("ck_audit_event_action")),
+        sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_audit_event")),
     )
-    op.create_index(
-        "ix_audit_event_partner_id_patient_id_at",
-        "audit_event",
-        ["partner_id", "patient_id", "at"],
-        unique=False,
-    )
-    op.create_index(
-        "ix_audit_event_partner_id_sealed_by_at",
-        "audit_event",
-        ["partner_id", "sealed_by", "at"],
-        unique=False,
-    )
+    op.create_index(op.f("ix_audit_event_partner_id_patient_id_at"), "audit_event", ["partner_id", "patient_id", "at"], unique=False)
+    op.create_index(op.f("ix_audit_event_partner_id_sealed_by_at"), "audit_event", ["partner_id", "sealed_by", "at"], unique=False)
     confine(
         "change_clock",
         "change",

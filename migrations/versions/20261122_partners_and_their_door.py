@@ -38,8 +38,8 @@ def upgrade() -> None:
         sa.Column("kind", sa.Text(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("disabled_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('sandbox', 'live')", name="ck_partner_kind"),
-        sa.PrimaryKeyConstraint("partner_id", name="pk_partner"),
+        sa.CheckConstraint("kind IN ('sandbox', 'live')", name=op.f("ck_partner_kind")),
+        sa.PrimaryKeyConstraint("partner_id", name=op.f("pk_partner")),
     )
     op.create_table(
         "signing_key",
@@ -49,7 +49,7 @@ def upgrade() -> None:
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("signs_from", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("published_until", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.PrimaryKeyConstraint("kid", name="pk_signing_key"),
+        sa.PrimaryKeyConstraint("kid", name=op.f("pk_signing_key")),
     )
     op.create_table(
         "revocation",
@@ -58,9 +58,9 @@ def upgrade() -> None:
         sa.Column("value", sa.Text(), nullable=False),
         sa.Column("revoked_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('client', 'token')", name="ck_revocation_kind"),
-        sa.PrimaryKeyConstraint("id", name="pk_revocation"),
-        sa.UniqueConstraint("kind", "value", name="uq_revocation_kind_value"),
+        sa.CheckConstraint("kind IN ('client', 'token')", name=op.f("ck_revocation_kind")),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_revocation")),
+        sa.UniqueConstraint("kind", "value", name=op.f("uq_revocation_kind_value")),
     )
     op.create_table(
         "security_event",
@@ -71,9 +71,9 @@ def upgrade() -> None:
         sa.Column("claimed_client", sa.Text(), nullable=True),
         sa.Column("route", sa.Text(), nullable=True),
         sa.Column("request_id", sa.Text(), nullable=False),
-        sa.PrimaryKeyConstraint("id", name="pk_security_event"),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_security_event")),
     )
-    op.create_index("ix_security_event_at", "security_event", ["at"], unique=False)
+    op.create_index(op.f("ix_security_event_at"), "security_event", ["at"], unique=False)
     op.create_table(
         "partner_setting",
         sa.Column("partner_id", sa.Uuid(), nullable=False),
@@ -84,9 +84,9 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("version > 0", name="ck_partner_setting_version"),
-        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name="fk_partner_setting_partner"),
-        sa.PrimaryKeyConstraint("partner_id", name="pk_partner_setting"),
+        sa.CheckConstraint("version > 0", name=op.f("ck_partner_setting_version")),
+        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name=op.f("fk_partner_setting_partner")),
+        sa.PrimaryKeyConstraint("partner_id", name=op.f("pk_partner_setting")),
     )
     op.create_table(
         "client",
@@ -95,8 +95,8 @@ def upgrade() -> None:
         sa.Column("scopes", JSONB(none_as_null=True), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("disabled_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name="fk_client_partner"),
-        sa.PrimaryKeyConstraint("partner_id", "name", name="pk_client"),
+        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name=op.f("fk_client_partner")),
+        sa.PrimaryKeyConstraint("partner_id", "name", name=op.f("pk_client")),
     )
     op.create_table(
         "client_secret",
@@ -106,19 +106,10 @@ def upgrade() -> None:
         sa.Column("digest", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["partner_id", "client_name"],
-            ["client.partner_id", "client.name"],
-            name="fk_client_secret_client",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "id", name="pk_client_secret"),
+        sa.ForeignKeyConstraint(["partner_id", "client_name"], ["client.partner_id", "client.name"], name=op.f("fk_client_secret_client")),
+        sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_client_secret")),
     )
-    op.create_index(
-        "ix_client_secret_partner_id_client_name",
-        "client_secret",
-        ["partner_id", "client_name"],
-        unique=False,
-    )
+    op.create_index(op.f("ix_client_secret_partner_id_client_name"), "client_secret", ["partner_id", "client_name"], unique=False)
     op.create_table(
         "client_key",
         sa.Column("partner_id", sa.Uuid(), nullable=False),
@@ -126,12 +117,8 @@ def upgrade() -> None:
         sa.Column("kid", sa.Text(), nullable=False),
         sa.Column("public_jwk", JSONB(none_as_null=True), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["partner_id", "client_name"],
-            ["client.partner_id", "client.name"],
-            name="fk_client_key_client",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "client_name", "kid", name="pk_client_key"),
+        sa.ForeignKeyConstraint(["partner_id", "client_name"], ["client.partner_id", "client.name"], name=op.f("fk_client_key_client")),
+        sa.PrimaryKeyConstraint("partner_id", "client_name", "kid", name=op.f("pk_client_key")),
     )
     op.create_table(
         "used_assertion",
@@ -139,7 +126,7 @@ def upgrade() -> None:
         sa.Column("client_name", sa.Text(), nullable=False),
         sa.Column("jti", sa.Text(), nullable=False),
         sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("partner_id", "client_name", "jti", name="pk_used_assertion"),
+        sa.PrimaryKeyConstraint("partner_id", "client_name", "jti", name=op.f("pk_used_assertion")),
     )
     op.create_table(
         "idempotency_key",
@@ -152,14 +139,9 @@ def upgrade() -> None:
         sa.Column("answer", sa.LargeBinary(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.PrimaryKeyConstraint("partner_id", "key_hash", name="pk_idempotency_key"),
+        sa.PrimaryKeyConstraint("partner_id", "key_hash", name=op.f("pk_idempotency_key")),
     )
-    op.create_index(
-        "ix_idempotency_key_partner_id_expires_at",
-        "idempotency_key",
-        ["partner_id", "expires_at"],
-        unique=False,
-    )
+    op.create_index(op.f("ix_idempotency_key_partner_id_expires_at"), "idempotency_key", ["partner_id", "expires_at"], unique=False)
     confine(
         "partner_setting",
         "client",
@@ -175,13 +157,7 @@ def upgrade() -> None:
     grant("INSERT", "security_event")
     grant("INSERT", "security_event", to="ipt_audit")
     grant("SELECT", "partner", "partner_setting", to="ipt_worker")
-    grant(
-        "SELECT, DELETE",
-        "used_assertion",
-        "idempotency_key",
-        "revocation",
-        to="ipt_worker",
-    )
+    grant("SELECT, DELETE", "used_assertion", "idempotency_key", "revocation", to="ipt_worker")
 
 
 def downgrade() -> None:

@@ -32,15 +32,12 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint(
-            "sex IN ('female', 'male', 'intersex', 'other', 'not_recorded')",
-            name="ck_patient_sex",
-        ),
-        sa.CheckConstraint("birth_year BETWEEN 1900 AND 2100", name="ck_patient_birth_year"),
-        sa.CheckConstraint("version > 0", name="ck_patient_version"),
-        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name="fk_patient_partner"),
-        sa.PrimaryKeyConstraint("partner_id", "id", name="pk_patient"),
-        sa.UniqueConstraint("partner_id", "external_ref", name="uq_patient_partner_id_external_ref"),
+        sa.CheckConstraint("sex IN ('female', 'male', 'intersex', 'other', 'not_recorded')", name=op.f("ck_patient_sex")),
+        sa.CheckConstraint("birth_year BETWEEN 1900 AND 2100", name=op.f("ck_patient_birth_year")),
+        sa.CheckConstraint("version > 0", name=op.f("ck_patient_version")),
+        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name=op.f("fk_patient_partner")),
+        sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_patient")),
+        sa.UniqueConstraint("partner_id", "external_ref", name=op.f("uq_patient_partner_id_external_ref")),
     )
     op.create_table(
         "patient_key",
@@ -50,12 +47,8 @@ def upgrade() -> None:
         sa.Column("wrapped", sa.LargeBinary(), nullable=True),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("destroyed_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.ForeignKeyConstraint(
-            ["partner_id", "patient_id"],
-            ["patient.partner_id", "patient.id"],
-            name="fk_patient_key_patient",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "patient_id", name="pk_patient_key"),
+        sa.ForeignKeyConstraint(["partner_id", "patient_id"], ["patient.partner_id", "patient.id"], name=op.f("fk_patient_key_patient")),
+        sa.PrimaryKeyConstraint("partner_id", "patient_id", name=op.f("pk_patient_key")),
     )
     op.create_table(
         "consent",
@@ -72,25 +65,13 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("given_by IN ('patient', 'guardian')", name="ck_consent_given_by"),
-        sa.CheckConstraint(
-            "purpose IN ('treatment', 'research_analytics', 'data_sharing', 'recording')",
-            name="ck_consent_purpose",
-        ),
-        sa.CheckConstraint("version > 0", name="ck_consent_version"),
-        sa.ForeignKeyConstraint(
-            ["partner_id", "patient_id"],
-            ["patient.partner_id", "patient.id"],
-            name="fk_consent_patient",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "id", name="pk_consent"),
+        sa.CheckConstraint("given_by IN ('patient', 'guardian')", name=op.f("ck_consent_given_by")),
+        sa.CheckConstraint("purpose IN ('treatment', 'research_analytics', 'data_sharing', 'recording')", name=op.f("ck_consent_purpose")),
+        sa.CheckConstraint("version > 0", name=op.f("ck_consent_version")),
+        sa.ForeignKeyConstraint(["partner_id", "patient_id"], ["patient.partner_id", "patient.id"], name=op.f("fk_consent_patient")),
+        sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_consent")),
     )
-    op.create_index(
-        "ix_consent_partner_id_patient_id_decided_at",
-        "consent",
-        ["partner_id", "patient_id", "decided_at"],
-        unique=False,
-    )
+    op.create_index(op.f("ix_consent_partner_id_patient_id_decided_at"), "consent", ["partner_id", "patient_id", "decided_at"], unique=False)
     op.create_table(
         "clinician",
         sa.Column("partner_id", sa.Uuid(), nullable=False),
@@ -100,10 +81,10 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("version > 0", name="ck_clinician_version"),
-        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name="fk_clinician_partner"),
-        sa.PrimaryKeyConstraint("partner_id", "id", name="pk_clinician"),
-        sa.UniqueConstraint("partner_id", "subject", name="uq_clinician_partner_id_subject"),
+        sa.CheckConstraint("version > 0", name=op.f("ck_clinician_version")),
+        sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"], name=op.f("fk_clinician_partner")),
+        sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_clinician")),
+        sa.UniqueConstraint("partner_id", "subject", name=op.f("uq_clinician_partner_id_subject")),
     )
     op.create_table(
         "episode",
@@ -130,44 +111,20 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint("format IN ('individual', 'group', 'couple')", name="ck_episode_format"),
-        sa.CheckConstraint(
-            "illness_onset_date BETWEEN '1900-01-01' AND '2100-12-31'",
-            name="ck_episode_illness_onset_date",
-        ),
-        sa.CheckConstraint(
-            "illness_onset_precision IN ('day', 'month', 'year')",
-            name="ck_episode_illness_onset_precision",
-        ),
-        sa.CheckConstraint(
-            "phase IN ('screening', 'initial', 'middle', 'termination', 'follow_up')",
-            name="ck_episode_phase",
-        ),
-        sa.CheckConstraint(
-            "referred_on BETWEEN '1900-01-01' AND '2100-12-31'",
-            name="ck_episode_referred_on",
-        ),
-        sa.CheckConstraint(
-            "status IN ('referred', 'active', 'paused', 'completed', 'ended_early', 'closed')",
-            name="ck_episode_status",
-        ),
-        sa.CheckConstraint("age_at_referral BETWEEN 5 AND 120", name="ck_episode_age_at_referral"),
-        sa.CheckConstraint("lifetime_episodes BETWEEN 1 AND 100", name="ck_episode_lifetime_episodes"),
-        sa.CheckConstraint("version > 0", name="ck_episode_version"),
-        sa.ForeignKeyConstraint(
-            ["partner_id", "patient_id"],
-            ["patient.partner_id", "patient.id"],
-            name="fk_episode_patient",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "id", name="pk_episode"),
-        sa.UniqueConstraint("partner_id", "external_ref", name="uq_episode_partner_id_external_ref"),
+        sa.CheckConstraint("format IN ('individual', 'group', 'couple')", name=op.f("ck_episode_format")),
+        sa.CheckConstraint("illness_onset_date BETWEEN '1900-01-01' AND '2100-12-31'", name=op.f("ck_episode_illness_onset_date")),
+        sa.CheckConstraint("illness_onset_precision IN ('day', 'month', 'year')", name=op.f("ck_episode_illness_onset_precision")),
+        sa.CheckConstraint("phase IN ('screening', 'initial', 'middle', 'termination', 'follow_up')", name=op.f("ck_episode_phase")),
+        sa.CheckConstraint("referred_on BETWEEN '1900-01-01' AND '2100-12-31'", name=op.f("ck_episode_referred_on")),
+        sa.CheckConstraint("status IN ('referred', 'active', 'paused', 'completed', 'ended_early', 'closed')", name=op.f("ck_episode_status")),
+        sa.CheckConstraint("age_at_referral BETWEEN 5 AND 120", name=op.f("ck_episode_age_at_referral")),
+        sa.CheckConstraint("lifetime_episodes BETWEEN 1 AND 100", name=op.f("ck_episode_lifetime_episodes")),
+        sa.CheckConstraint("version > 0", name=op.f("ck_episode_version")),
+        sa.ForeignKeyConstraint(["partner_id", "patient_id"], ["patient.partner_id", "patient.id"], name=op.f("fk_episode_patient")),
+        sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_episode")),
+        sa.UniqueConstraint("partner_id", "external_ref", name=op.f("uq_episode_partner_id_external_ref")),
     )
-    op.create_index(
-        "ix_episode_partner_id_patient_id",
-        "episode",
-        ["partner_id", "patient_id"],
-        unique=False,
-    )
+    op.create_index(op.f("ix_episode_partner_id_patient_id"), "episode", ["partner_id", "patient_id"], unique=False)
     op.create_table(
         "care_team",
         sa.Column("partner_id", sa.Uuid(), nullable=False),
@@ -179,42 +136,15 @@ def upgrade() -> None:
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("updated_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.CheckConstraint(
-            "role IN ('lead', 'cover', 'supervisor', 'member')",
-            name="ck_care_team_role",
-        ),
-        sa.CheckConstraint("version > 0", name="ck_care_team_version"),
-        sa.ForeignKeyConstraint(
-            ["partner_id", "clinician_id"],
-            ["clinician.partner_id", "clinician.id"],
-            name="fk_care_team_clinician",
-        ),
-        sa.ForeignKeyConstraint(
-            ["partner_id", "episode_id"],
-            ["episode.partner_id", "episode.id"],
-            name="fk_care_team_episode",
-        ),
-        sa.PrimaryKeyConstraint("partner_id", "id", name="pk_care_team"),
-        sa.UniqueConstraint(
-            "partner_id",
-            "episode_id",
-            "clinician_id",
-            name="uq_care_team_partner_id_episode_id_clinician_id",
-        ),
+        sa.CheckConstraint("role IN ('lead', 'cover', 'supervisor', 'member')", name=op.f("ck_care_team_role")),
+        sa.CheckConstraint("version > 0", name=op.f("ck_care_team_version")),
+        sa.ForeignKeyConstraint(["partner_id", "clinician_id"], ["clinician.partner_id", "clinician.id"], name=op.f("fk_care_team_clinician")),
+        sa.ForeignKeyConstraint(["partner_id", "episode_id"], ["episode.partner_id", "episode.id"], name=op.f("fk_care_team_episode")),
+        sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_care_team")),
+        sa.UniqueConstraint("partner_id", "episode_id", "clinician_id", name=op.f("uq_care_team_partner_id_episode_id_clinician_id")),
     )
-    op.create_index(
-        "ix_care_team_one_lead",
-        "care_team",
-        ["partner_id", "episode_id"],
-        unique=True,
-        postgresql_where=sa.text("role = 'lead'"),
-    )
-    op.create_index(
-        "ix_care_team_partner_id_clinician_id_episode_id",
-        "care_team",
-        ["partner_id", "clinician_id", "episode_id"],
-        unique=False,
-    )
+    op.create_index("ix_care_team_one_lead", "care_team", ["partner_id", "episode_id"], unique=True, postgresql_where=sa.text("role = 'lead'"))
+    op.create_index(op.f("ix_care_team_partner_id_clinician_id_episode_id"), "care_team", ["partner_id", "clinician_id", "episode_id"], unique=False)
     confine(
         "patient",
         "patient_key",
@@ -223,14 +153,7 @@ def upgrade() -> None:
         "episode",
         "care_team",
     )
-    grant(
-        "SELECT, INSERT, UPDATE",
-        "patient",
-        "patient_key",
-        "clinician",
-        "episode",
-        "care_team",
-    )
+    grant("SELECT, INSERT, UPDATE", "patient", "patient_key", "clinician", "episode", "care_team")
     grant("SELECT, INSERT", "consent")
     grant("DELETE", "care_team")
 
