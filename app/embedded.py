@@ -320,7 +320,18 @@ def _initialise(binaries: Binaries, data: Path, person: Account | None) -> None:
     half.mkdir(mode=0o700)
     if person is not None:
         os.chown(half, person.uid, person.gid)
-    command: list[str | Path] = [binaries.folder / "initdb", "-D", half, "-A", "trust", "-U", SUPERUSER, "--encoding=UTF8", "--locale=C", "--no-instructions"]
+    command: list[str | Path] = [
+        binaries.folder / "initdb",
+        "-D",
+        half,
+        "-A",
+        "trust",
+        "-U",
+        SUPERUSER,
+        "--encoding=UTF8",
+        "--locale=C",
+        "--no-instructions",
+    ]
     made = subprocess.run(command, capture_output=True, text=True, check=False, **_as(person))  # noqa: S603
     if made.returncode != 0:
         raise EmbeddedPostgresError(f"initdb failed: {made.stderr.strip() or made.stdout.strip()}")

@@ -45,7 +45,7 @@ def pager(key: bytes, partner_id: UUID, path: str, query: Mapping[str, Any], lim
 
 
 def _written(values: Sequence[Any], key: bytes, scope: bytes) -> str:
-    raw = orjson.dumps(values)
+    raw = orjson.dumps(values, default=str)
     return base64.urlsafe_b64encode(_tag(key, scope, raw) + raw).rstrip(b"=").decode()
 
 

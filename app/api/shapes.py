@@ -72,7 +72,11 @@ def _moment_text(value: object) -> object:
 
 
 def _utc(value: datetime) -> datetime:
-    moment = value.astimezone(UTC)
+    try:
+        moment = value.astimezone(UTC)
+    except OverflowError:
+        message = f"must lie from {FIRST_YEAR} to {LAST_YEAR}"
+        raise ValueError(message) from None
     _in_years(moment.date())
     return moment.replace(microsecond=moment.microsecond // 1000 * 1000)
 

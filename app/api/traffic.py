@@ -2,6 +2,7 @@
 
 import re
 import time
+import traceback
 from typing import Any
 from uuid import uuid4
 
@@ -9,7 +10,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.api.problems import HeadersTooLarge, Malformed, TooLarge, UnsupportedMedia, UriTooLong, render
+from app.api.problems import HeadersTooLarge, Malformed, TooLarge, UnsupportedMedia, UriTooLong, as_refusal, render
 from app.domain.errors import Refusal
 
 LARGEST_BODY = 1_048_576
@@ -17,6 +18,7 @@ LARGEST_SYNC_BODY = 5 * LARGEST_BODY
 LONGEST_TARGET = 8_192
 LARGEST_HEADERS = 16_384
 MOST_PARAMETERS = 100
+MOST_CAUSES = 3
 SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -57,7 +59,12 @@ class Traffic:
             await render(refusal, request_id)(scope, receive, watched)
         else:
             limit = LARGEST_SYNC_BODY if scope["path"].startswith("/v1/sync/") else LARGEST_BODY
-            await self.app(scope, _limited(receive, limit), watched)
+            try:
+                await self.app(scope, _limited(receive, limit), watched)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log where it arose
+                _tell_failure(error, request_id)
+                if not watched.started:
+                    await render(as_refusal(error), request_id)(scope, receive, watched)
         finally:
             _note(scope, state, watched.status, time.perf_counter() - started)
 
@@ -69,12 +76,25 @@ class _Watched:
         self._send = send
         self._request_id = request_id.encode()
         self.status = 500
+        self.started = False
 
     async def __call__(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.started = True
             message["headers"] = [*message.get("headers", []), (b"x-request-id", self._request_id), *SECURITY_HEADERS.items()]
         await self._send(message)
+
+
+def _tell_failure(error: BaseException, request_id: str) -> None:
+    """Log where a failure arose: types and lines, never messages or values, which may hold clinical content."""
+    frames = [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_tb(error.__traceback__)[-6:]]
+    causes: list[str] = []
+    cause = error.__cause__
+    while cause is not None and len(causes) < MOST_CAUSES:
+        causes.append(type(cause).__name__)
+        cause = cause.__cause__
+    log.error("failure", request_id=request_id, kind=type(error).__name__, causes=causes, frames=frames)
 
 
 def _request_id(given: bytes | None) -> str:

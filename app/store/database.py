@@ -158,25 +158,55 @@ class Database:
         await self.engine.dispose()
 
     async def _opened(self, partner_id: UUID | None) -> tuple[AsyncConnection, Connection]:
-        """Check out and begin. Pooled connections that died with the server are thrown away and tried anew."""
+        """Check out and begin within the time that an answer may take. Raises DatabaseAway.
+
+        An attempt that hangs is left behind, not waited for: cancelling it would itself talk to the hanging server.
+        """
+        attempt = asyncio.create_task(self._begun(partner_id))
+        try:
+            done, _ = await asyncio.wait({attempt}, timeout=CHECKOUT_SECONDS)
+        except asyncio.CancelledError:
+            _leave_behind(attempt)
+            raise
+        if not done:
+            _leave_behind(attempt)
+            raise DatabaseAway
+        return attempt.result()
+
+    async def _begun(self, partner_id: UUID | None) -> tuple[AsyncConnection, Connection]:
+        """Begin on a pooled connection; those that died with the server are thrown away and tried anew."""
         begin = "BEGIN" if partner_id is None else f"BEGIN; SET LOCAL app.partner_id = '{UUID(str(partner_id))}'"
         attempts = self.engine.pool.size() + 1  # type: ignore[attr-defined]
         try:
-            async with asyncio.timeout(CHECKOUT_SECONDS):
-                for _ in range(attempts):
-                    sqlalchemy = await self.engine.connect()
-                    try:
-                        driver = (await sqlalchemy.get_raw_connection()).driver_connection
-                        await driver.execute(begin)  # type: ignore[union-attr]
-                        return sqlalchemy, Connection(sqlalchemy, driver, partner_id)
-                    except BaseException as error:
-                        await sqlalchemy.invalidate()
-                        await sqlalchemy.close()
-                        if not isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)):
-                            raise
+            for _ in range(attempts):
+                sqlalchemy = await self.engine.connect()
+                try:
+                    driver = (await sqlalchemy.get_raw_connection()).driver_connection
+                    await driver.execute(begin)  # type: ignore[union-attr]
+                    return sqlalchemy, Connection(sqlalchemy, driver, partner_id)
+                except BaseException as error:
+                    await sqlalchemy.invalidate()
+                    await sqlalchemy.close()
+                    if not isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)):
+                        raise
         except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
             raise DatabaseAway from error
         raise DatabaseAway
+
+
+def _leave_behind(attempt: "asyncio.Task[tuple[AsyncConnection, Connection]]") -> None:
+    """Give up an attempt to begin: whenever it ends, its connection goes back or is thrown away."""
+
+    def clear(task: "asyncio.Task[tuple[AsyncConnection, Connection]]") -> None:
+        if not task.cancelled() and task.exception() is None:
+            _clearing.add(clearing := asyncio.ensure_future(_ended(*task.result())))
+            clearing.add_done_callback(_clearing.discard)
+
+    attempt.add_done_callback(clear)
+    attempt.cancel()
+
+
+_clearing: set["asyncio.Future[None]"] = set()
 
 
 async def _ended(sqlalchemy: AsyncConnection, connection: Connection) -> None:

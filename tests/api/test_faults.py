@@ -1,0 +1,264 @@
+"""The database away, a commit that fails, a process that stops: nothing half, nothing lost, nothing said too early."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from uuid import uuid4
+
+import httpx
+import pytest
+from sqlalchemy.engine import make_url
+
+from app import embedded
+from app.keys.cipher import create_key_file
+from app.launch import migrate
+from app.store.database import Database, Unsafe, check_durability, check_login
+from tests.conftest import Clock, Service, run_sql, settings_of
+from tests.driver import now
+
+
+def test_an_answer_leaves_only_after_its_commit(own_service, fresh_database):
+    """A deferred trigger makes COMMIT itself fail: the client must not have been told that it worked."""
+    run_sql(
+        fresh_database,
+        "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no'; END $$",
+        "CREATE CONSTRAINT TRIGGER fails AFTER INSERT ON goal DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail()",
+    )
+    with own_service.partner() as partner:
+        episode = partner.add_episode()
+        key = str(uuid4())
+        answer = partner.send("POST", f"{episode.path}/goals", {"text": "x"}, Idempotency_Key=key)
+        assert answer.status_code == 500
+        assert answer.json()["type"] == "/problems/failure"
+        assert partner.get(f"{episode.path}/goals")["items"] == []
+        run_sql(fresh_database, "DROP TRIGGER fails ON goal")
+        assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}, Idempotency_Key=key).status_code == 201
+
+
+def test_a_serialization_failure_is_retried_inside(own_service, fresh_database):
+    run_sql(
+        fresh_database,
+        "CREATE SEQUENCE tries",
+        "GRANT USAGE ON SEQUENCE tries TO ipt_service",
+        "CREATE FUNCTION sometimes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
+        " IF nextval('tries') < 3 THEN RAISE EXCEPTION 'again' USING ERRCODE = '40001'; END IF; RETURN NEW; END $$",
+        "CREATE TRIGGER sometimes BEFORE INSERT ON goal FOR EACH ROW EXECUTE FUNCTION sometimes()",
+    )
+    with own_service.partner() as partner:
+        episode = partner.add_episode()
+        assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}).status_code == 201
+        assert len(partner.get(f"{episode.path}/goals")["items"]) == 1
+
+
+def test_when_the_audit_row_cannot_be_written_the_request_fails(own_service, fresh_database):
+    with own_service.partner() as partner:
+        episode = partner.add_episode()
+        run_sql(fresh_database, "REVOKE INSERT ON audit_event FROM ipt_audit, ipt_service")
+        read = partner.send("GET", episode.path)
+        write = partner.send("POST", f"{episode.path}/goals", {"text": "x"})
+        assert (read.status_code, write.status_code) == (503, 503)
+        run_sql(fresh_database, "GRANT INSERT ON audit_event TO ipt_audit, ipt_service")
+        assert partner.send("GET", episode.path).status_code == 200
+        assert partner.get(f"{episode.path}/goals")["items"] == []
+
+
+@pytest.fixture
+def own_server(tmp_path):
+    """A PostgreSQL of the test's own, with a service on it."""
+    prefer = os.environ.get("IPT_POSTGRES", "auto")
+    server = embedded.start(tmp_path / "home", prefer=prefer)
+    create_key_file(tmp_path / "home" / "keys.json")
+    settings = settings_of(server.url(), tmp_path / "home").model_copy(update={"keys_file": tmp_path / "home" / "keys.json"})
+    migrate(settings)
+    service = Service(settings, Clock()).start()
+    state = {"server": server}
+    yield service, state, tmp_path / "home", prefer
+    service.stop()
+    state["server"].stop()
+    if state["server"].data.parent != tmp_path / "home":
+        subprocess.run(["rm", "-rf", str(state["server"].data.parent)], check=True)
+
+
+def test_the_database_away_is_a_503_within_two_seconds_and_heals_by_itself(own_server):
+    service, state, home, prefer = own_server
+    with service.partner() as partner:
+        episode = partner.add_episode()
+        assert partner.http.get("/health/ready").status_code == 200
+        state["server"].stop()
+        for _ in range(3):
+            started = time.monotonic()
+            answer = partner.send("GET", episode.path)
+            assert time.monotonic() - started < 2
+            assert answer.status_code == 503
+            assert answer.headers["retry-after"]
+            assert answer.json()["type"] == "/problems/unavailable"
+        assert partner.http.get("/health/ready").status_code == 503
+        assert partner.http.get("/health/live").status_code == 200
+        assert partner.ask_token(grant_type="client_credentials").status_code == 503
+        state["server"] = embedded.start(home, prefer=prefer)
+        deadline = time.monotonic() + 10
+        while partner.send("GET", episode.path).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}).status_code == 201
+
+
+def test_a_frozen_database_is_a_503_within_two_seconds_too(own_server):
+    service, state, _, _ = own_server
+    with service.partner() as partner:
+        episode = partner.add_episode()
+        group = state["server"].process.pid
+        os.killpg(group, signal.SIGSTOP)
+        try:
+            for backend in _children(group):
+                os.kill(backend, signal.SIGSTOP)
+            started = time.monotonic()
+            assert partner.send("GET", episode.path).status_code == 503
+            assert time.monotonic() - started < 2.5
+        finally:
+            for backend in _children(group):
+                os.kill(backend, signal.SIGCONT)
+            os.killpg(group, signal.SIGCONT)
+        deadline = time.monotonic() + 10
+        while partner.send("GET", episode.path).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+
+def _children(pid):
+    import psutil  # noqa: PLC0415
+
+    return [p.pid for p in psutil.Process(pid).children(recursive=True)]
+
+
+def test_acknowledged_writes_survive_an_immediate_stop(own_server):
+    service, state, home, prefer = own_server
+    acknowledged, stop = [], threading.Event()
+    with service.partner() as partner:
+        episode = partner.add_episode()
+
+        def write():
+            while not stop.is_set():
+                answer = partner.send("POST", f"{episode.path}/goals", {"text": "x"})
+                if answer.status_code == 201:
+                    acknowledged.append(answer.json()["id"])
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.7)
+        state["server"].process.send_signal(signal.SIGQUIT)
+        state["server"].process.wait(10)
+        time.sleep(0.2)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        state["server"].stop()
+        state["server"] = embedded.start(home, prefer=prefer)
+        deadline = time.monotonic() + 10
+        while partner.send("GET", episode.path).status_code != 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        kept, cursor = set(), ""
+        while cursor is not None:
+            page = partner.get(f"{episode.path}/goals?limit=200{cursor and f'&cursor={cursor}'}")
+            kept |= {g["id"] for g in page["items"]}
+            cursor = page["next"]
+        assert len(acknowledged) > 5
+        assert set(acknowledged) <= kept
+
+
+def test_readiness_waits_for_the_migrations_and_does_not_mind_a_database_ahead(own_service, fresh_database):
+    http = httpx.Client(base_url=own_service.base_url)
+    assert http.get("/health/ready").status_code == 200
+    run_sql(fresh_database, "UPDATE alembic_version SET version_num = '0001'")
+    behind = http.get("/health/ready")
+    assert behind.status_code == 503
+    assert "ipt migrate" in behind.json()["detail"]
+    run_sql(fresh_database, "UPDATE alembic_version SET version_num = '9999'")
+    assert http.get("/health/ready").status_code == 200
+    http.close()
+
+
+def test_the_service_refuses_a_login_that_row_security_does_not_bind(fresh_database):
+    async def check(role):
+        database = Database(fresh_database, role, pool_size=1)
+        try:
+            await check_login(database)
+        finally:
+            await database.close()
+
+    asyncio.run(check("ipt_service"))
+    for role in ("ipt_admin", "ipt_owner", "ipt_backup"):
+        with pytest.raises(Unsafe):
+            asyncio.run(check(role))
+
+
+def test_the_service_refuses_a_server_that_forgets_commits(fresh_database):
+    async def check():
+        database = Database(fresh_database, "ipt_service", pool_size=1)
+        try:
+            await check_durability(database)
+        finally:
+            await database.close()
+
+    with pytest.raises(Unsafe, match="fsync"):
+        asyncio.run(check())  # the tests' own server runs without durability
+
+
+def test_a_stop_under_load_answers_what_it_has_taken(fresh_database, tmp_path):
+    """SIGTERM while requests are under way: each of them is answered, and the process ends."""
+    url = make_url(fresh_database)
+    env = os.environ | {
+        "IPT_HOME": str(tmp_path),
+        "IPT_KEYS_FILE": os.environ["IPT_TEST_HOME"] + "/keys.json",
+        "IPT_DATABASE_URL": url.set(username="ipt_service").render_as_string(hide_password=False),
+        "IPT_AUDIT_DATABASE_URL": url.set(username="ipt_audit").render_as_string(hide_password=False),
+        "IPT_MIGRATION_DATABASE_URL": fresh_database,
+        "IPT_EMBEDDED_DURABLE": "false",
+        "IPT_LOG_LEVEL": "error",
+    }
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen([sys.executable, "-m", "app.cli", "serve"], env=env | {"IPT_PORT": str(port)}, stdout=subprocess.PIPE, text=True)
+    base = f"http://127.0.0.1:{port}"
+    assert "Serving on" in process.stdout.readline()
+    maker = Service.__new__(Service)
+    maker.settings, maker.base_url = settings_of(fresh_database, tmp_path).model_copy(update={"port": port}), base
+    with process, maker.partner() as partner:
+        episode = partner.add_episode()
+        results = []
+
+        def write():
+            with httpx.Client(base_url=base, timeout=20) as http:
+                for _ in range(200):
+                    try:
+                        answer = http.post(
+                            f"{episode.path}/sessions",
+                            json={"starts_at": now(days=1), "status": "held", "minutes": 50},
+                            headers={"Authorization": f"Bearer {partner.token}"},
+                        )
+                    except httpx.ConnectError:
+                        return
+                    except httpx.TransportError as error:
+                        results.append(repr(error))
+                        return
+                    results.append(answer.status_code)
+
+        threads = [threading.Thread(target=write) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0 or process.returncode == -signal.SIGTERM
+        for thread in threads:
+            thread.join()
+        cut = [r for r in results if r != 201]
+        assert len([r for r in results if r == 201]) > 10
+        assert all("disconnected" in str(r) or "RemoteProtocolError" in str(r) or "ReadError" in str(r) for r in cut)

@@ -1,0 +1,220 @@
+"""Every route at once: scopes declared and enforced, other partners' ids lost, conventions kept."""
+
+import re
+from uuid import uuid4
+
+import pytest
+
+from app.api.catalogue import PublicRoute
+from app.api.problems import every_problem
+from app.api.request import SCOPES, Route, scopes_of
+from app.main import ROUTERS
+
+ROUTES = [
+    (m, route.path_format, route)
+    for module in ROUTERS
+    for route in module.router.routes
+    for m in sorted(route.methods)
+    if route.path_format.startswith("/v1")
+]
+CARE = [(m, p, r) for m, p, r in ROUTES if isinstance(r, Route)]
+WITH_ID = [(m, p) for m, p, _ in CARE if "{" in p]
+IDS = [f"{m} {p}" for m, p, _ in CARE]
+BODIES = {
+    "PATCH /v1/patients/{patient_id}": {"sex": "female"},
+    "POST /v1/patients/{patient_id}/consents": {"purpose": "treatment", "given": True, "wording": "v1", "decided_at": "2026-01-01T00:00:00Z"},
+    "PATCH /v1/clinicians/{clinician_id}": {"active": True},
+    "PATCH /v1/episodes/{episode_id}": {"risk_screened": True},
+    "POST /v1/episodes/{episode_id}/care-team": {"clinician_id": str(uuid4()), "role": "member"},
+    "POST /v1/episodes/{episode_id}/relationships": {"label": "M.", "relation_type": "friend"},
+    "PATCH /v1/episodes/{episode_id}/relationships/{relationship_id}": {"confiding": 1},
+    "POST /v1/episodes/{episode_id}/life-events": {"type": "relocation"},
+    "PATCH /v1/episodes/{episode_id}/life-events/{life_event_id}": {"wanted": True},
+    "POST /v1/episodes/{episode_id}/problems": {"text": "x"},
+    "PATCH /v1/episodes/{episode_id}/problems/{problem_id}": {"severity": 1},
+    "POST /v1/episodes/{episode_id}/goals": {"text": "x"},
+    "PATCH /v1/episodes/{episode_id}/goals/{goal_id}": {"attainment": 1},
+    "PUT /v1/episodes/{episode_id}/indicators": {"answers": {}},
+    "PUT /v1/episodes/{episode_id}/focus": {"primary": "grief", "patient_agreed": True},
+    "PATCH /v1/episodes/{episode_id}/focus-areas/{focus_area_id}": {"patient_progress": 1},
+    "PUT /v1/episodes/{episode_id}/formulation": {"text": "x", "areas": ["grief"]},
+    "PUT /v1/episodes/{episode_id}/contract": {"sessions": 12, "starts_on": "2026-01-01", "ends_on": "2026-04-01"},
+    "PUT /v1/episodes/{episode_id}/phase/tasks/{task}": {"status": "done"},
+    "POST /v1/episodes/{episode_id}/phase/transitions": {"to": "initial"},
+    "POST /v1/episodes/{episode_id}/sessions": {"starts_at": "2026-01-01T09:00:00Z"},
+    "PATCH /v1/episodes/{episode_id}/sessions/{session_id}": {"mood": 1},
+    "POST /v1/episodes/{episode_id}/assessments": {"instrument": "PHQ-9", "answers": {"9": 3}, "answered_at": "2026-01-01T09:00:00Z"},
+    "PATCH /v1/episodes/{episode_id}/assessments/{assessment_id}": {"entered_in_error": True, "error_reason": "x"},
+    "POST /v1/risk-alerts/{alert_id}/acknowledgements": {},
+    "POST /v1/risk-alerts/{alert_id}/closure": {"closing_note": "x"},
+    "PUT /v1/episodes/{episode_id}/termination": {"ending_as_loss": "x"},
+    "POST /v1/episodes/{episode_id}/early-ending": {"reason": "moved", "ended_on": "2026-01-01"},
+    "PATCH /v1/episodes/{episode_id}/early-ending": {"note": "x"},
+    "POST /v1/episodes/{episode_id}/follow-ups": {"months": 3},
+    "PATCH /v1/episodes/{episode_id}/follow-ups/{follow_up_id}": {"note": "x"},
+}
+
+
+def test_every_route_declares_scopes_that_exist_or_is_open_on_purpose():
+    assert len(CARE) > 50
+    for method, path, route in ROUTES:
+        if isinstance(route, PublicRoute):
+            assert method == "GET"
+            assert path.split("/")[2] in {"protocols", "instruments", "techniques", "problem-areas"}
+            continue
+        scopes = scopes_of(route)
+        assert scopes, path
+        assert scopes <= set(SCOPES)
+        verb = "read" if method == "GET" else "write"
+        assert all(s.endswith(f":{verb}") for s in scopes), f"{method} {path} declares {scopes}"
+
+
+def test_a_route_without_a_scope_cannot_even_be_declared():
+    async def endpoint():
+        return None
+
+    with pytest.raises(TypeError, match="declares no scope"):
+        Route("/v1/open", endpoint)
+
+
+def filled(path, ids):
+    return re.sub(r"\{(\w+)\}", lambda m: ids.get(m.group(1), str(uuid4())), path)
+
+
+@pytest.fixture(scope="module")
+def theirs(service):
+    """Another partner's rows of every kind, under the names that paths use."""
+    with service.partner() as other:
+        episode = other.add_episode().into_middle()
+        alert = episode.assess({**{str(n): 1 for n in range(1, 9)}, "9": 1})["risk_alert"]
+        focus = other.get(f"{episode.path}/focus", token=episode.token)
+        other.put(f"{episode.path}/termination", {"ending_as_loss": "x"})
+        yield {
+            "patient_id": episode.patient_id,
+            "clinician_id": episode.lead,
+            "episode_id": episode.id,
+            "relationship_id": episode.add_relationship()["id"],
+            "life_event_id": episode.add_event()["id"],
+            "problem_id": other.post(f"{episode.path}/problems", {"text": "x"})["id"],
+            "goal_id": other.post(f"{episode.path}/goals", {"text": "x"})["id"],
+            "focus_area_id": focus["focus_areas"][0]["id"],
+            "session_id": episode.hold(days=20)["id"],
+            "assessment_id": alert["triggers"][0]["assessment_id"],
+            "alert_id": alert["id"],
+            "follow_up_id": other.post(f"{episode.path}/follow-ups", {"months": 3})["id"],
+            "member_id": other.get(f"{episode.path}/care-team")["items"][0]["id"],
+            "task": "risk_assessed",
+        }
+
+
+@pytest.fixture(scope="module")
+def me(service):
+    with service.partner() as partner:
+        partner.episode = partner.add_episode()
+        yield partner
+
+
+def headers_for(method):
+    return {"PUT": {"If_Match": '"1.1"'}, "PATCH": {"If_Match": '"1.1"'}, "DELETE": {"If_Match": '"1.1"'}}.get(method, {})
+
+
+@pytest.mark.parametrize(("method", "path"), WITH_ID, ids=[f"{m} {p}" for m, p in WITH_ID])
+def test_another_partners_id_and_an_unknown_id_are_the_same_404(me, theirs, method, path):
+    body = BODIES.get(f"{method} {path}", {}) if method not in {"GET", "DELETE"} else None
+    for token in (me.token, me.episode.token):
+        foreign = me.send(method, filled(path, theirs), body, token=token, X_Request_Id="same", **headers_for(method))
+        unknown = me.send(method, filled(path, {"task": "risk_assessed"}), body, token=token, X_Request_Id="same", **headers_for(method))
+        assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content)
+        clinical_decision = "/focus" in path or "/risk-alerts" in path
+        backend_only = "/clinicians/" in path and method == "PATCH" and token == me.episode.token
+        assert foreign.status_code == 404 or (foreign.status_code == 403 and (clinical_decision or backend_only)), foreign.text
+
+
+NESTED = [(m, p) for m, p in WITH_ID if p.count("{") == 2 and "{task}" not in p]
+
+
+@pytest.mark.parametrize(("method", "path"), NESTED, ids=[f"{m} {p}" for m, p in NESTED])
+def test_another_partners_row_inside_my_own_episode_is_a_404(me, theirs, method, path):
+    body = BODIES.get(f"{method} {path}", {}) if method not in {"GET", "DELETE"} else None
+    answer = me.send(method, filled(path, theirs | {"episode_id": me.episode.id}), body, **headers_for(method))
+    assert answer.status_code == 404, answer.text
+
+
+def test_another_partners_ids_in_bodies_are_refused_as_unknown(me, theirs):
+    path = me.episode.path
+    tries = [
+        (
+            "POST",
+            "/v1/episodes",
+            {"patient_id": theirs["patient_id"], "protocol": "IPT-12", "referred_on": "2026-01-01", "lead_clinician_id": me.episode.lead},
+            404,
+        ),
+        (
+            "POST",
+            "/v1/episodes",
+            {"patient_id": me.episode.patient_id, "protocol": "IPT-12", "referred_on": "2026-01-01", "lead_clinician_id": theirs["clinician_id"]},
+            422,
+        ),
+        ("POST", f"{path}/care-team", {"clinician_id": theirs["clinician_id"], "role": "member"}, 422),
+        ("POST", f"{path}/life-events", {"type": "death", "relationship_id": theirs["relationship_id"]}, 422),
+        ("POST", f"{path}/problems", {"text": "x", "relationship_ids": [theirs["relationship_id"]]}, 422),
+        (
+            "POST",
+            f"{path}/assessments",
+            {"instrument": "GAD-7", "answers": {"1": 1}, "answered_at": "2026-01-01T00:00:00Z", "session_id": theirs["session_id"]},
+            422,
+        ),
+        (
+            "POST",
+            f"{path}/assessments",
+            {"instrument": "GAD-7", "answers": {"1": 1}, "answered_at": "2026-01-01T00:00:00Z", "follow_up_id": theirs["follow_up_id"]},
+            422,
+        ),
+    ]
+    for method, where, body, status in tries:
+        answer = me.send(method, where, body)
+        assert answer.status_code == status, answer.text
+    for member in ("relationship_id", "life_event_id"):
+        answers = {"old_role_mourned": {"value": "present", member: theirs[member]}}
+        assert me.send("PUT", f"{path}/indicators", {"answers": answers}, If_None_Match="*").status_code == 422
+
+
+def test_filters_by_another_partners_ids_find_nothing(me, theirs):
+    assert me.get(f"/v1/episodes?patient_id={theirs['patient_id']}")["items"] == []
+    assert me.get(f"/v1/episodes?clinician_id={theirs['clinician_id']}")["items"] == []
+    assert me.get(f"/v1/risk-alerts?episode_id={theirs['episode_id']}")["items"] == []
+
+
+@pytest.mark.parametrize(("method", "path", "route"), CARE, ids=IDS)
+def test_a_token_without_the_scope_is_a_403_that_names_it(service, me, method, path, route):
+    wanted = scopes_of(route)
+    token = me.new_token(grant_type="client_credentials", scope=" ".join(sorted(set(SCOPES) - wanted)))["access_token"]
+    answer = me.send(method, filled(path, {"episode_id": me.episode.id}), {} if method != "GET" else None, token=token, **headers_for(method))
+    assert answer.status_code == 403
+    assert answer.json()["type"] == "/problems/scope-missing"
+    assert all(s in answer.headers["www-authenticate"] for s in wanted)
+
+
+@pytest.mark.parametrize(("method", "path"), [(m, p) for m, p, _ in CARE if m in {"PUT", "PATCH", "DELETE"}])
+def test_a_write_without_a_precondition_is_a_428_and_with_a_stale_one_a_412_or_404(me, method, path):
+    where = filled(path, {"episode_id": me.episode.id, "patient_id": me.episode.patient_id, "task": "risk_assessed"})
+    body = BODIES.get(f"{method} {path}", {}) if method != "DELETE" else None
+    assert me.send(method, where, body, token=me.episode.token).status_code == 428
+    for etag in ('"99.1"', '"1.99"', 'W/"1.1"', "x", '"1"'):
+        assert me.send(method, where, body, token=me.episode.token, If_Match=etag).status_code in {404, 412, 403}, path
+
+
+@pytest.mark.parametrize(("method", "path"), [(m, p) for m, p, _ in CARE if m in {"POST", "PUT", "PATCH"} and f"{m} {p}" in BODIES])
+def test_an_unknown_member_is_a_422_with_a_pointer(me, method, path):
+    where = filled(path, {"episode_id": me.episode.id, "patient_id": me.episode.patient_id})
+    answer = me.send(method, where, BODIES[f"{method} {path}"] | {"surprise": 1}, token=me.token, **headers_for(method))
+    assert answer.status_code == 422, answer.text
+    assert {"pointer": "/surprise", "detail": "Extra inputs are not permitted"} in answer.json()["errors"]
+
+
+def test_every_problem_type_has_its_page(http):
+    for name in every_problem():
+        page = http.get(f"/problems/{name}")
+        assert page.status_code == 200
+        assert name in page.text
+    assert http.get("/problems/none").status_code == 404
