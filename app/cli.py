@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import re
 import socket
 import sys
 from collections.abc import Callable, Coroutine
@@ -18,7 +17,7 @@ import uvicorn
 from rich.console import Console
 
 from app.actions import operators
-from app.actions.door import ClientRefused
+from app.actions.door import CLIENT_NAME, ClientRefused
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.config import Settings
@@ -158,12 +157,14 @@ def _as_owner(job: Callable[[Database, Settings], Coroutine[Any, Any, Any]]) -> 
 def partner_add(
     name: str,
     risk_responder: Annotated[str, typer.Option(help="The duty contact for risk alerts: no risk item is collected without one")],
+    crisis_text: Annotated[str, typer.Option(help="What a person in crisis reads beside their answer")],
     secondary_responder: Annotated[str | None, typer.Option(help="Who is told when nobody acknowledges")] = None,
-    crisis_text: Annotated[str, typer.Option(help="What a person in crisis reads beside their answer")] = "",
     sandbox: Annotated[bool, typer.Option(help="A sandbox partner, not a live one")] = False,
     classifier: Annotated[bool, typer.Option(help="Whether the problem-area classifier is on")] = True,
 ) -> None:
     """Add a partner; prints its id."""
+    if not risk_responder.strip() or not crisis_text.strip():
+        _stop("A partner needs a risk responder and a crisis text.")
     setting = {
         "risk_responder": risk_responder,
         "secondary_responder": secondary_responder,
@@ -190,7 +191,7 @@ def client_add(
     """Add a client; prints its id and its secret, once."""
     scopes = scope or sorted(SCOPES)
     unknown = sorted(set(scopes) - set(SCOPES))
-    if unknown or not re.fullmatch(r"[a-z0-9][a-z0-9-]{0,39}", name):
+    if unknown or not CLIENT_NAME.fullmatch(name):
         _stop(f"Unknown scopes: {', '.join(unknown)}" if unknown else "A client's name has 1 to 40 of a-z, 0-9 and -.")
     client_id, secret = _as_owner(lambda database, _: operators.register_client(database, partner, name, scopes, utc_now()))
     console.print(f"client_id      {client_id}\nclient_secret  {secret}\n\nThe secret is not kept and cannot be shown again.")

@@ -25,6 +25,7 @@ from app.store.audit import AuditTrail
 from app.store.database import Database, Unsafe, check_durability, check_login
 
 ROUTERS = (door, operations, catalogue, people, episodes, inventory, focus, course, sessions, assessments, alerts, endings)
+EVERYWHERE = (assessments.crisis, sessions.everywhere)
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -44,6 +45,8 @@ def create_app(settings: Settings, now: Callable[[], datetime] = utc_now) -> Fas
     add_problems(app)
     for module in ROUTERS:
         app.include_router(module.router)
+    for router in EVERYWHERE:
+        app.include_router(router)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     if settings.docs:
         operations.add_docs(app)
@@ -69,6 +72,7 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         door=the_door,
         rates=Rates("default", settings.requests_per_second, 1, settings.processes),
         token_rates=Rates("token", settings.tokens_per_minute, 60, settings.processes),
+        knock_rates=Rates("refused", settings.refusals_per_minute, 60, settings.processes),
         head=newest_migration(),
         now=now,
     )

@@ -96,6 +96,7 @@ def settings_of(superuser_url, home, **more):
         log_level="error",
         requests_per_second=100_000,
         tokens_per_minute=100_000,
+        refusals_per_minute=100_000,
         **more,
     )
 

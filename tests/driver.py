@@ -84,7 +84,6 @@ class Partner:
             "lead_clinician_id": lead["id"],
             "cover_clinician_id": cover["id"],
             "contraindications": [],
-            "contraindications_answered": True,
             "risk_screened": True,
         }
         made = self.post("/v1/episodes", body | fields)
@@ -142,7 +141,7 @@ class Episode:
         self.assess(days=60)
         self.assess(instrument="GAD-7", days=60)
         for task in ("diagnosis_named", "risk_assessed"):
-            self.partner.put(f"{self.path}/phase/tasks/{task}", {"status": "done"})
+            self.partner.put(f"{self.path}/phase/tasks/{task}", {"status": "done"}, token=self.token)
         self.focus()
         self.partner.put(f"{self.path}/formulation", {"text": "Because.", "areas": ["role_transition"], "told_on": day(days=50)})
         self.partner.put(f"{self.path}/contract", {"sessions": 12, "starts_on": day(days=90), "ends_on": day(days=6), "patient_agreed": True})

@@ -11,8 +11,11 @@ from app.domain.phase import ReasonMissing
 from app.domain.risk import AlertAlreadyClosed, RiskResponderMissing, Trigger, due_at, higher, late_by
 from app.store.database import Row
 from app.store.people import care_roles
+from app.store.rows import rows_of
 from app.store.tables.work import risk_alert
 from app.store.work import find_alert, open_alert
+
+LEAD_RESPONDS = "lead clinician of the episode"  # a disclosure is recorded also where no duty contact is named
 
 
 def check_responder(chart: Chart) -> str:
@@ -35,39 +38,56 @@ async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, assessm
         "reason": trigger.reason,
         "at": assessment["answered_at"].isoformat(),
     }
-    return await _raise(visit, chart, "self_harm", trigger.level, what, late)
+    return await _raise(visit, chart, "self_harm", what, late)
 
 
 async def raise_safeguarding_alert(visit: Visit, chart: Chart, person: Row) -> Row:
     """Open or extend the alert that a safety mark on a relationship asks for."""
     level = "urgent"  # own design: a person at risk from another is seen the same day
     what = {"relationship_id": str(person["id"]), "safety": person["safety"], "level": level, "reason": "safety_marked", "at": visit.now.isoformat()}
-    return await _raise(visit, chart, "safeguarding", level, what, None)
+    return await _raise(visit, chart, "safeguarding", what, None)
 
 
-async def _raise(visit: Visit, chart: Chart, kind: str, level: str, what: dict[str, Any], late: timedelta | None) -> Row:
+async def _raise(visit: Visit, chart: Chart, kind: str, what: dict[str, Any], late: timedelta | None) -> Row:
+    """Open an alert, or append to the one that is open.
+
+    A fresh answer always calls for eyes: it reopens what was acknowledged and is due by its own level. A late one never
+    alarms as if new: at or below the present level it is only appended, with its lateness.
+    """
     found = await open_alert(visit.connection, chart.episode_id, kind)
     seconds = None if late is None else int(late.total_seconds())
+    level, what = what["level"], what | {"received_late_seconds": seconds}
     if found is None:
         fields = {
             "kind": kind,
             "level": level,
             "status": "open",
             "triggers": [what],
-            "responder": check_responder(chart),
+            "responder": chart.episode["risk_responder"] or LEAD_RESPONDS,
+            "secondary_responder": chart.episode["secondary_responder"],
             "opened_at": visit.now,
             "due_at": due_at(level, visit.now),
             "received_late_seconds": seconds,
         }
         return (await create(visit, risk_alert, Fields(fields), chart=chart)).row
     present = reveal(chart.key, risk_alert, found)
-    raised = higher(present["level"], level)
-    changed: dict[str, Any] = {"triggers": [*present["triggers"], what], "level": raised}
-    if raised != present["level"] or present["status"] == "acknowledged":
-        changed |= {"due_at": min(present["due_at"], due_at(level, visit.now)), "status": "open", "acknowledged_at": None, "acknowledged_by": None}
+    changed: dict[str, Any] = {"triggers": [*present["triggers"], what], "level": higher(present["level"], level)}
+    if late is None:
+        changed["received_late_seconds"] = None
+    if late is None or changed["level"] != present["level"]:
+        due = due_at(level, visit.now)
         if present["status"] == "acknowledged":
-            changed["due_at"] = due_at(raised, visit.now)
+            changed |= {"status": "open", "acknowledged_at": None, "acknowledged_by": None, "due_at": due}
+        else:
+            changed["due_at"] = min(present["due_at"], due)
     return await amend(visit, risk_alert, present, Fields(changed), key=chart.key)
+
+
+async def alert_of(visit: Visit, chart: Chart, assessment_id: UUID) -> Row | None:
+    """Return the alert that an assessment raised or extended, or None."""
+    rows = await rows_of(visit.connection, risk_alert, "opened_at", episode_id=chart.episode_id)
+    named = [r for r in rows if any(t.get("assessment_id") == str(assessment_id) for t in r["triggers"])]
+    return reveal(chart.key, risk_alert, named[-1]) if named else None
 
 
 async def get_alert(visit: Visit, alert_id: UUID) -> Row:
@@ -100,8 +120,6 @@ async def close_alert(visit: Visit, alert_id: UUID, values: dict[str, Any]) -> M
     if not str(values.get("closing_note", "")).strip():
         raise ReasonMissing(faults=[Fault("/closing_note", "say what was done")])
     closed = {"status": "closed", "closed_at": visit.now, "closed_by": clinician_id}
-    if present["acknowledged_at"] is None:
-        closed |= {"acknowledged_at": visit.now, "acknowledged_by": clinician_id}
     row = await amend(visit, risk_alert, present, Fields(closed, fields_for(risk_alert, values).secret), key=chart.key)
     return Made(row, new=True)
 

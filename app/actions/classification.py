@@ -10,10 +10,10 @@ from app.actions.records import Fields, Made, amend, create, fields_for, find_on
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.focus import FocusChoice, ProtocolWithoutAreas, Suggestion, decide_focus, is_late_change
-from app.domain.problem_area import DISPUTE, Answer, Event, check_answers, classify, ruleset
+from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, Answer, Event, IndicatorsInvalid, check_answers, classify, ruleset
 from app.domain.techniques import check_strategies
 from app.store.database import Row
-from app.store.rows import find_row, rows_of
+from app.store.rows import rows_of
 from app.store.tables.inventory import life_event, relationship
 from app.store.tables.work import classification, focus, focus_area, indicator_set
 from app.store.work import gate_facts, latest_classification
@@ -57,14 +57,27 @@ async def put_indicators(visit: Visit, episode_id: UUID, answers: dict[str, dict
 async def _check_evidence(visit: Visit, chart: Chart, answers: dict[str, Any]) -> None:
     events = await rows_of(visit.connection, life_event, episode_id=chart.episode_id)
     known = {str(e["id"]): Event(e["type"], e["linked_to_onset"]) for e in events}
+    if any(a.get("life_event_id") and a["life_event_id"] not in known for a in answers.values()):
+        raise NotFound
     check_answers(_answers(answers), known)
-    for code, answer in answers.items():
+    _check_no_blame(answers, await _marked(visit, chart))
+    for answer in answers.values():
         if answer.get("relationship_id"):
-            try:
-                await check_relationship_known(visit, chart, UUID(answer["relationship_id"]))
-            except Invalid:
-                pointer = f"/answers/{code}/relationship_id"
-                raise Invalid(faults=[Fault(pointer, "is not in this episode's inventory")]) from None
+            await check_relationship_known(visit, chart, UUID(answer["relationship_id"]))
+
+
+async def _marked(visit: Visit, chart: Chart) -> set[str]:
+    """Return the ids of people whose relationship carries a safety mark."""
+    return {str(r["id"]) for r in await rows_of(visit.connection, relationship, episode_id=chart.episode_id) if r["safety"] != "none"}
+
+
+def _check_no_blame(answers: dict[str, Any], marked: set[str]) -> None:
+    """Submission to somebody who is dangerous is no fault of communication. Raises IndicatorsInvalid."""
+    fault = answers.get("communication_fault_visible", {})
+    about = fault.get("relationship_id") or answers.get("continuing_relation_with_other", {}).get("relationship_id")
+    if fault.get("value") in {"present", "possible"} and about in marked:
+        pointer = "/answers/communication_fault_visible"
+        raise IndicatorsInvalid(faults=[Fault(pointer, "is not read into a relationship that carries a safety mark")])
 
 
 async def run_classifier(visit: Visit, episode_id: UUID) -> Made:
@@ -104,7 +117,12 @@ async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice, deci
     changes = before is not None and (before["primary_area"], before["secondary_area"]) != (choice.primary, choice.secondary)
     agrees = decide_focus(choice, _suggestion(run), changes_focus=changes)
     facts = await gate_facts(visit.connection, episode_id, chart.patient_id)
-    late = changes and is_late_change(facts["sessions_held"], facts["contracted_sessions"])
+    flags = [] if changes or before is None else list(before["flags"])
+    if changes and is_late_change(facts["sessions_held"], facts["contracted_sessions"]):
+        flags.append("changed_after_half_of_contract")
+    if DISPUTE in {choice.primary, choice.secondary} and await _counterpart(visit, chart) & await _marked(visit, chart):
+        flags.append("dispute_with_safety_mark")
+    reason = choice.reason or ("" if changes or before is None else before["reason"])
     fields = {
         "primary_area": choice.primary,
         "secondary_area": choice.secondary,
@@ -113,9 +131,9 @@ async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice, deci
         "classification_id": None if run is None else run["id"],
         "decided_by": clinician_id,
         "decided_at": decided_at or visit.now,
-        "flags": ["changed_after_half_of_contract"] if late else [],
+        "flags": sorted(set(flags)),
     }
-    made = await put_one(visit, focus, chart, Fields(fields, {"reason": choice.reason}))
+    made = await put_one(visit, focus, chart, Fields(fields, {"reason": reason}))
     await _open_areas(visit, chart, {choice.primary: "primary"} | ({choice.secondary: "secondary"} if choice.secondary else {}))
     return made
 
@@ -156,17 +174,23 @@ async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: di
         raise SubStateUnknown(faults=[Fault("/sub_state", f"must be one of {', '.join(area.sub_states)}")])
     done: list[dict[str, Any]] = values["strategies"] if "strategies" in values else present["strategies"]
     check_strategies([s["code"] for s in done], [present["area"]])
-    person = values.get("relationship_id", present["relationship_id"])
+    person = values.get("relationship_id")
     if person is not None:
         await check_relationship_known(visit, chart, person)
-        await _check_safe(visit, present["area"], person, done)
+    new = {s["code"] for s in done} - {s["code"] for s in present["strategies"]}
+    if new & DISPUTE_STRATEGIES:
+        people = {str(p) for p in (person, present["relationship_id"]) if p} or await _counterpart(visit, chart)
+        if people & await _marked(visit, chart):
+            raise SafetyBarsStrategies
     event = values.get("life_event_id")
-    if event is not None and await find_row(visit.connection, life_event, id=event, episode_id=episode_id) is None:
-        raise Invalid(faults=[Fault("/life_event_id", "is no life event of this episode")])
+    if event is not None:
+        await get_in_chart(visit, life_event, chart, event)
     return await amend(visit, focus_area, present, fields_for(focus_area, values), key=chart.key)
 
 
-async def _check_safe(visit: Visit, area: str, person: UUID, strategies: list[dict[str, Any]]) -> None:
-    row = await find_row(visit.connection, relationship, id=person)
-    if area == DISPUTE and strategies and row is not None and row["safety"] != "none":
-        raise SafetyBarsStrategies
+async def _counterpart(visit: Visit, chart: Chart) -> set[str]:
+    """Return whom the dispute is with: the evidence of its indicators."""
+    found = await find_one(visit, indicator_set, chart)
+    codes = ("continuing_relation_with_other", "nonreciprocal_expectations", "onset_linked_to_conflict")
+    answers = found["answers"] if found else {}
+    return {answers[c]["relationship_id"] for c in codes if answers.get(c, {}).get("relationship_id")}

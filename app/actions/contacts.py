@@ -3,11 +3,12 @@
 from typing import Any
 from uuid import UUID
 
+from app.actions.inventory import check_relationship_known
 from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart
 from app.actions.visit import Chart, Visit, open_chart
-from app.domain.errors import Fault, Invalid
+from app.domain.errors import Invalid
 from app.domain.people import today_of
-from app.domain.problem_area import AREAS
+from app.domain.problem_area import AREAS, DISPUTE_STRATEGIES, ruleset
 from app.domain.sessions import SessionNotScheduled, check_session, check_status_change, flags_of
 from app.domain.techniques import check_strategies, check_techniques
 from app.store.database import Row
@@ -18,7 +19,7 @@ from app.store.work import next_session_number
 
 
 class JointSessionBarred(Invalid):
-    """A joint session is not offered while a relationship of this episode carries a safety mark."""
+    """A joint session is not planned with a person whose relationship carries a safety mark, nor without naming the person."""
 
 
 async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Made:
@@ -26,6 +27,7 @@ async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any])
     chart = await open_chart(visit, episode_id, lock=True)
     check_session(values, visit.now)
     _check_codes(values)
+    await _check_joint(visit, chart, values)
     fields = fields_for(session, values)
     extra: dict[str, Any] = {"phase": chart.episode["phase"], "flags": await _flags(visit, chart, values), "entered_in_error": False}
     repeated = values.get("id") is not None and await find_row(visit.connection, session, id=values["id"])
@@ -44,6 +46,7 @@ async def amend_session(visit: Visit, episode_id: UUID, session_id: UUID, values
     check_status_change(present["status"], wanted["status"])
     check_session(wanted, visit.now)
     _check_codes(wanted)
+    await _check_joint(visit, chart, wanted)
     fields = fields_for(session, values)
     extra: dict[str, Any] = {"flags": await _flags(visit, chart, wanted)}
     if wanted["status"] == "held" and present["number"] is None:
@@ -51,22 +54,36 @@ async def amend_session(visit: Visit, episode_id: UUID, session_id: UUID, values
     return await amend(visit, session, present, Fields({**fields.clear, **extra}, fields.secret), key=chart.key)
 
 
+async def _check_joint(visit: Visit, chart: Chart, values: dict[str, Any]) -> None:
+    if values.get("joint_relationship_id") is not None:
+        await check_relationship_known(visit, chart, values["joint_relationship_id"])
+
+
 def _check_codes(values: dict[str, Any]) -> None:
-    unknown = [Fault(f"/focus_areas/{n}", "is not a problem area") for n, a in enumerate(values["focus_areas"]) if a not in AREAS]
-    if unknown:
-        raise Invalid(faults=unknown)
     check_techniques([t["code"] for t in values["techniques"]])
-    check_strategies(values["strategies"], values["focus_areas"] or AREAS)
+    check_strategies(values["strategies"], AREAS)
 
 
 async def _flags(visit: Visit, chart: Chart, values: dict[str, Any]) -> list[str]:
-    """Return what is unusual about it: recorded, never refused. A joint session that is only planned is refused."""
+    """Return what is unusual about it: recorded, never refused. Only a joint session that is planned can be barred."""
     agreed = await find_row(visit.connection, contract, episode_id=chart.episode_id)
     on = today_of(chart.episode["time_zone"], values["starts_at"])
-    flags = flags_of(on, chart.episode["referred_on"], None if agreed is None else agreed["ends_on"])
-    if any(t["code"] == "joint_session" for t in values["techniques"]):
-        marked = [r for r in await rows_of(visit.connection, relationship, episode_id=chart.episode_id) if r["safety"] != "none"]
-        if marked and values["status"] == "scheduled":
+    own = {s for area in values["focus_areas"] for s in ruleset().area(area).strategies}
+    flags = flags_of(values, on, chart.episode["referred_on"], None if agreed is None else agreed["ends_on"], own)
+    marked = {r["id"] for r in await rows_of(visit.connection, relationship, episode_id=chart.episode_id) if r["safety"] != "none"}
+    return flags + _safety_flags(values, marked)
+
+
+def _safety_flags(values: dict[str, Any], marked: set[UUID]) -> list[str]:
+    """Return what a safety mark has to say. Raises JointSessionBarred for a planned session with that person, or with nobody named."""
+    if not marked:
+        return []
+    flags = []
+    together = values.get("joint_relationship_id")
+    if any(t["code"] == "joint_session" for t in values["techniques"]) and (together is None or together in marked):
+        if values["status"] == "scheduled" and not values.get("entered_in_error"):
             raise JointSessionBarred
-        flags += ["joint_session_with_safety_mark"] if marked else []
+        flags.append("joint_session_with_safety_mark")
+    if set(values["strategies"]) & DISPUTE_STRATEGIES:
+        flags.append("dispute_strategy_beside_safety_mark")
     return flags

@@ -8,8 +8,8 @@ from app.actions.people import episode_row
 from app.actions.records import Fields, Made, amend, create, fields_for, find_one, get_one, put_one
 from app.actions.scoring import score_of
 from app.actions.visit import Chart, Visit, open_chart
-from app.domain.errors import Fault, Invalid, Unmet
-from app.domain.instruments import ADULT_AGE, change, instrument
+from app.domain.errors import Fault, Invalid
+from app.domain.instruments import change, instrument, is_adult
 from app.domain.people import check_not_future, today_of
 from app.domain.phase import (
     NEXT,
@@ -17,11 +17,12 @@ from app.domain.phase import (
     check_task_record,
     check_transition,
     flags_of,
+    measured_at_the_end,
     proposal_of,
     task_status,
     unmet_conditions,
 )
-from app.domain.protocols import Plan, plan_for
+from app.domain.protocols import Plan, extension_faults, plan_for
 from app.domain.termination import tasks_met
 from app.store.database import Row
 from app.store.tables.people import episode
@@ -43,17 +44,17 @@ async def put_formulation(visit: Visit, episode_id: UUID, values: dict[str, Any]
 
 
 async def put_contract(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Made:
-    """Write the contract: number, frequency, length and end date of the sessions, agreed with the patient."""
+    """Write the contract: number, frequency, length and end date of the sessions, agreed with the patient.
+
+    An amendment of number or end date needs a reason and the severity that it answers.
+    """
     chart = await open_chart(visit, episode_id, lock=True)
-    known = chart.protocol
-    most = known.sessions_max + (0 if not known.extension_sessions_min else 200 - known.sessions_max)
-    faults = []
-    if not known.sessions_min <= values["sessions"] <= most:
-        faults.append(Fault("/sessions", f"{known.code} runs for {known.sessions_min} to {known.sessions_max} sessions"))
-    if known.sessions_max < values["sessions"] < known.sessions_max + known.extension_sessions_min:
-        faults.append(Fault("/sessions", f"an extension adds {known.extension_sessions_min} sessions or more"))
+    faults = extension_faults(chart.protocol, values["sessions"], PER_WEEK[values["frequency"]])
     if values["ends_on"] < values["starts_on"]:
         faults.append(Fault("/ends_on", "lies before the start"))
+    before = await find_one(visit, contract, chart)
+    if before is not None and (before["sessions"], before["ends_on"]) != (values["sessions"], values["ends_on"]):
+        faults += [Fault(f"/{name}", "is needed for an amendment") for name in ("reason", "severity") if not values.get(name)]
     if faults:
         raise ContractInvalid(faults=faults)
     return await put_one(visit, contract, chart, fields_for(contract, values))
@@ -73,13 +74,15 @@ async def gather_facts(visit: Visit, chart: Chart) -> tuple[Facts, Row]:
     ending = await find_one(visit, termination, chart) or {}
     totals = await scores(visit.connection, chart.episode_id)
     own = [i.code for i in chart.protocol.instruments]
-    latest = max((t["answered_at"] for t in totals if t["instrument"] in own), default=None)
+    last_held = _day(chart, found["last_held_at"])
+    measured = [_day(chart, t["answered_at"]) for t in totals if t["instrument"] == own[0] and t["total"] is not None]
     facts = Facts(
         phase=chart.episode["phase"],
         status=chart.episode["status"],
         age_at_referral=chart.episode["age_at_referral"],
         consented_to_treatment=bool(found["consented"]),
-        contraindications_answered=chart.episode["contraindications_answered"],
+        contraindications_answered=chart.episode["contraindications"] is not None,
+        contraindicated=bool(chart.episode["contraindications"]),
         risk_screened=chart.episode["risk_screened"],
         lead_named="lead" in found["roles"],
         cover_named="cover" in found["roles"],
@@ -90,11 +93,10 @@ async def gather_facts(visit: Visit, chart: Chart) -> tuple[Facts, Row]:
         formulation_told=found["formulation_told_on"] is not None,
         contract_agreed=bool(found["contract_agreed"]),
         sessions_held=found["sessions_held"],
-        last_held_on=_day(chart, found["last_held_at"]),
-        last_measured_on=_day(chart, latest),
+        measured_at_the_end=measured_at_the_end(last_held, measured),
         final_assessment_excused=ending.get("final_assessment") in {"refused", "unreachable"} and bool(ending.get("final_assessment_reason")),
         responded=_responded(chart, totals),
-        follow_ups_booked=found["follow_ups"],
+        follow_ups_booked=frozenset(found["follow_ups"]),
         termination=tasks_met(ending),
         recorded=found["tasks"],
     )
@@ -106,20 +108,20 @@ def _day(chart: Chart, moment: datetime | None) -> Any:
 
 
 def _responded(chart: Chart, totals: list[Row]) -> bool | None:
-    """Tell whether the first instrument of the protocol fell by half or more; None when it cannot be told."""
-    code = chart.protocol.instruments[0].code
-    own = [t for t in totals if t["instrument"] == code and t["total"] is not None]
-    if len(own) < 2:  # noqa: PLR2004 - a change takes two scores
-        return None
-    adult = (chart.episode["age_at_referral"] or ADULT_AGE) >= ADULT_AGE
-    found = change(instrument(code), score_of(own[0]), score_of(own[-1]), adult=adult, sessions_held=0)
-    return None if found is None else found.response
+    """Tell whether the first instrument of the protocol fell by half, or symptoms are gone; None when it cannot be told."""
+    questionnaire = instrument(chart.protocol.instruments[0].code)
+    own = [t for t in totals if t["instrument"] == questionnaire.code and t["total"] is not None and t["follow_up_id"] is None]
+    if not own or (questionnaire.remission_below is not None and own[-1]["total"] < questionnaire.remission_below):
+        return True if own else None
+    adult = is_adult(chart.episode["age_at_referral"])
+    found = change(questionnaire, score_of(own[0]), score_of(own[-1]), adult=adult, sessions_held=0)
+    return found.response if found and len(own) > 1 else None
 
 
 def plan_of(chart: Chart, found: Row) -> Plan | None:
-    """Return the plan of phases for the contracted number of sessions; None without a contract."""
+    """Return the plan of phases for the contracted number of sessions; None without a contract, or with a contraindication."""
     number = found["contracted_sessions"]
-    return None if number is None else plan_for(chart.protocol, number, PER_WEEK[found["frequency"]])
+    return None if number is None or chart.episode["contraindications"] else plan_for(chart.protocol, number, PER_WEEK[found["frequency"]])
 
 
 async def read_phase(visit: Visit, episode_id: UUID) -> dict[str, Any]:
@@ -145,7 +147,7 @@ async def read_phase(visit: Visit, episode_id: UUID) -> dict[str, Any]:
         "tasks": tasks,
         "transitions": [] if to is None else [{"to": to, "open": not unmet, "unmet": [u._asdict() for u in unmet]}],
         "flags": flags_of(facts, chart.protocol, number, found["told_at_session"]),
-        "proposal": proposal_of(facts, chart.protocol, number, None if plan is None else plan.middle[1]),
+        "proposal": proposal_of(facts, number, None if plan is None else plan.middle[1]),
     }
 
 
@@ -172,6 +174,8 @@ async def enter_phase(visit: Visit, episode_id: UUID, to: str, values: dict[str,
     occurred = values.get("occurred_at") or visit.now
     if occurred > visit.now:
         raise Invalid(faults=[Fault("/occurred_at", "lies in the future")])
+    if today_of(chart.episode["time_zone"], occurred) < chart.episode["referred_on"]:
+        raise Invalid(faults=[Fault("/occurred_at", "lies before the referral")])
     status = {"initial": "active", "follow_up": "completed"}.get(to, chart.episode["status"])
     moved: dict[str, Any] = {"phase": to, "status": status}
     if to == "follow_up":
@@ -181,11 +185,7 @@ async def enter_phase(visit: Visit, episode_id: UUID, to: str, values: dict[str,
         "from_phase": facts.phase,
         "to_phase": to,
         "occurred_at": occurred,
-        "overridden": [_unmet(u) for u in passed],
+        "overridden": [u._asdict() for u in passed],
         "decided_by": visit.caller.clinician_id,
     }
     return await create(visit, phase_transition, Fields(fields, {"reason": reason} if reason else {}), chart=chart)
-
-
-def _unmet(one: Unmet) -> dict[str, str]:
-    return dict(one._asdict())

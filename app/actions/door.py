@@ -2,16 +2,19 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from app.keys.tokens import Assertion, TokenRefused, claimed_client, read_assertion
 from app.store.database import Connection
 from app.store.door import client_keys, clinician_is_active, find_client, secret_digests, use_assertion
 
+CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+KEPT_AFTER_EXPIRY = timedelta(minutes=5)  # longer than the skew that is allowed for: a used assertion outlives itself
 NOBODY = hashlib.sha256(secrets.token_bytes(32)).digest()
 CARE = ("patients", "episodes", "inventory", "classification", "sessions", "assessments", "termination", "risk", "consents", "groups", "notes")
 FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write"))
@@ -44,12 +47,15 @@ class Client:
 
 
 def partner_of(client_id: str) -> tuple[UUID, str]:
-    """Split a client id into its partner and its name. Raises ClientRefused."""
+    """Split a client id into its partner and its name. One spelling only. Raises ClientRefused."""
     partner, _, name = client_id.partition(".")
     try:
-        return UUID(partner), name
+        found = UUID(partner)
     except ValueError:
         raise ClientRefused from None
+    if str(found) != partner or CLIENT_NAME.fullmatch(name) is None:
+        raise ClientRefused
+    return found, name
 
 
 async def authenticate_by_secret(connection: Connection, name: str, secret: str, now: datetime) -> Client:
@@ -75,7 +81,7 @@ async def authenticate_by_assertion(connection: Connection, name: str, token: st
         raise ClientRefused
     if partner_of(assertion.client_id) != (row["partner_id"], row["name"]):
         raise ClientRefused
-    if not await use_assertion(connection, name, assertion.jti, datetime.fromtimestamp(assertion.expires_at, UTC)):
+    if not await use_assertion(connection, name, assertion.jti, datetime.fromtimestamp(assertion.expires_at, UTC) + KEPT_AFTER_EXPIRY):
         raise ClientRefused
     return Client(row["partner_id"], row["name"], frozenset(row["scopes"]))
 

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, time
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from app.actions.people import episode_row
 from app.actions.records import Fields, Made, amend, create, fields_for, find_one, get_in_chart, get_one, put_one
@@ -14,7 +15,9 @@ from app.domain.termination import MAINTENANCE_CAUTION, follow_up_due, maintenan
 from app.store.database import Row
 from app.store.tables.people import episode
 from app.store.tables.work import early_ending, follow_up, termination
-from app.store.work import gate_facts, scores, timeline
+from app.store.work import gate_facts, scores, sessions_held_before, timeline
+
+LAST_YEAR = 2100
 
 
 class FollowUpBooked(Conflict):
@@ -32,9 +35,8 @@ async def put_termination(visit: Visit, episode_id: UUID, values: dict[str, Any]
     fields = fields_for(termination, values)
     told: dict[str, Any] = {}
     if values.get("end_date_told_on") is not None:
-        found = await find_one(visit, termination, chart)
-        counts = await gate_facts(visit.connection, episode_id, chart.patient_id)
-        told["told_at_session"] = (found or {}).get("told_at_session") or max(1, counts["sessions_held"])
+        end_of_day = datetime.combine(values["end_date_told_on"], time.max, ZoneInfo(chart.episode["time_zone"]))
+        told["told_at_session"] = max(1, await sessions_held_before(visit.connection, episode_id, end_of_day))
     return await put_one(visit, termination, chart, Fields({**fields.clear, **told}, fields.secret))
 
 
@@ -48,7 +50,8 @@ async def read_termination(visit: Visit, episode_id: UUID) -> Row:
 
 async def ending_view(visit: Visit, chart: Chart, row: Row) -> dict[str, Any]:
     """Return what the service makes of the record: tasks met, reasons for maintenance, the published caution."""
-    totals = [t["total"] for t in await scores(visit.connection, chart.episode_id) if t["instrument"] == "PHQ-9" and t["follow_up_id"] is None]
+    rows = await scores(visit.connection, chart.episode_id)
+    totals = [t["total"] for t in rows if t["instrument"] == "PHQ-9" and t["follow_up_id"] is None and t["total"] is not None]
     declared = tuple(row.get("maintenance_reasons") or ())
     reasons = maintenance_reasons(totals[-1] if totals else None, chart.episode["lifetime_episodes"], declared)
     caution = MAINTENANCE_CAUTION if chart.episode["concurrent_medication"] else None
@@ -58,12 +61,15 @@ async def ending_view(visit: Visit, chart: Chart, row: Row) -> dict[str, Any]:
 async def end_early(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Made:
     """Record an ending that was not planned. The last total is carried as last available."""
     chart = await open_chart(visit, episode_id, lock=True)
+    _check_risk_task(visit, values)
     there = await find_one(visit, early_ending, chart)
     if there is not None and (values.get("id") is None or there["id"] != values["id"]):
         raise EpisodeNotRunning("An early ending is recorded already.")
     if there is None and chart.episode["status"] not in RUNNING:
         raise EpisodeNotRunning(f"The status is {chart.episode['status']}.")
     check_not_future(values["ended_on"], chart.today, "/ended_on")
+    if values["ended_on"] < chart.episode["referred_on"]:
+        raise Invalid(faults=[Fault("/ended_on", "lies before the referral")])
     if there is None:
         moment = datetime.combine(values["ended_on"], time(12), UTC)
         ended = {"status": "ended_early", "ended_at": min(moment, visit.now)}
@@ -74,9 +80,16 @@ async def end_early(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> M
     return await create(visit, early_ending, Fields(fields.clear, fields.secret, fields.id, {"last_total": last}), chart=chart)
 
 
+def _check_risk_task(visit: Visit, values: dict[str, Any]) -> None:
+    """A risk check is a clinician's: a bare client cannot say that it was done. Raises ClinicianOnly."""
+    if "risk_checked_by_clinician" in values.get("tasks_done", ()):
+        visit.clinician()
+
+
 async def amend_early_ending(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Row:
     """Record the tasks of an unplanned ending as they are done."""
     chart = await open_chart(visit, episode_id, lock=True)
+    _check_risk_task(visit, values)
     found = await find_one(visit, early_ending, chart)
     visit.precondition.check(None if found is None else found["version"])
     return await amend(visit, early_ending, found or {}, fields_for(early_ending, values), key=chart.key)
@@ -89,8 +102,10 @@ async def book_follow_up(visit: Visit, episode_id: UUID, values: dict[str, Any])
     if there is not None and there["id"] != values.get("id"):
         raise FollowUpBooked
     due = values.get("due_on") or follow_up_due(await _end_of(visit, chart), values["months"])
+    if due.year > LAST_YEAR:
+        raise Invalid(faults=[Fault("/months", f"the follow-up would lie after {LAST_YEAR}")])
     fields = fields_for(follow_up, values)
-    given = {k: v for k, v in fields.clear.items() if k != "due_on"}
+    given = {k: v for k, v in fields.clear.items() if k != "due_on" or v is not None}
     return await create(visit, follow_up, Fields(given, fields.secret, fields.id, {"due_on": due, "status": "booked"}), chart=chart)
 
 

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from app.actions.alerts import raise_safeguarding_alert
 from app.actions.records import Made, amend, create, fields_for, get_in_chart, mark_deleted, reveal
 from app.actions.visit import Chart, Visit, open_chart
-from app.domain.errors import Fault, Forbidden, Invalid
+from app.domain.errors import Forbidden, NotFound
 from app.domain.inventory import Measures, check_event, check_relationship, completeness, measures, next_questions
 from app.domain.people import check_not_future
 from app.store.database import Row
@@ -20,12 +20,8 @@ class SafetyBarStays(Forbidden):
     """Lifting a safety mark needs the lead clinician and a second sign-off, which this release does not offer yet."""
 
 
-class UnknownRelationship(Invalid):
-    """The relationship is not in this episode's inventory."""
-
-
 async def add_to_chart(visit: Visit, table: sa.Table, episode_id: UUID, values: dict[str, Any]) -> Made:
-    """Add a relationship, life event, problem or goal. Raises HistoryImpossible, FullNameRefused, UnknownRelationship."""
+    """Add a relationship, life event, problem or goal. Raises HistoryImpossible, FullNameRefused, NotFound."""
     chart = await open_chart(visit, episode_id, lock=True)
     await _check(visit, chart, table, values)
     made = await create(visit, table, fields_for(table, values), chart=chart)
@@ -82,7 +78,7 @@ async def _check(visit: Visit, chart: Chart, table: sa.Table, values: dict[str, 
 
 
 async def check_relationship_known(visit: Visit, chart: Chart, relationship_id: UUID) -> None:
-    """Raise UnknownRelationship unless the relationship stands in this chart's inventory."""
+    """Raise NotFound unless the relationship stands in this chart's inventory."""
     found = await find_row(visit.connection, relationship, id=relationship_id, episode_id=chart.episode_id)
     if found is None or found["deleted_at"] is not None:
-        raise UnknownRelationship(faults=[Fault("/relationship_id", "is not in this episode's inventory")])
+        raise NotFound

@@ -1,27 +1,37 @@
 """Patients, consents, clinicians, episodes and care teams."""
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from app.actions.records import Fields, Made, ReferenceTaken, amend, create, get_in_chart, remove, reveal
+from app.actions.records import Fields, IdTaken, Made, ReferenceTaken, amend, create, get_in_chart, remove, reveal
 from app.actions.visit import Visit, open_chart, open_patient
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
 from app.domain.people import check_not_future, check_time_zone, today_of
 from app.domain.protocols import protocol
+from app.keys.tokens import ACCESS_TOKEN_SECONDS
 from app.store.database import Row
+from app.store.door import revoke
+from app.store.people import care_roles
 from app.store.rows import find_row, insert_row
 from app.store.tables.people import care_team, clinician, consent, episode, patient, patient_key
+
+TOKENS_DEAD_AFTER = timedelta(seconds=2 * ACCESS_TOKEN_SECONDS)
 
 
 class BackendOnly(Forbidden):
     """Registering people and courses is done by the partner's backend, not in a clinician's name."""
 
 
-class UnknownClinician(Invalid):
-    """The clinician is not registered with this partner, or is not active."""
+class CoverIsLead(Invalid):
+    """The covering clinician must be another than the lead."""
+
+
+class LeadDecides(Forbidden):
+    """The care team is changed by its lead, or by the partner's backend."""
 
 
 class LeadNeeded(Conflict):
@@ -68,6 +78,8 @@ async def amend_patient(visit: Visit, patient_id: UUID, fields: Fields) -> Row:
     """Change a patient's pseudonymous particulars."""
     row, key = await open_patient(visit, patient_id, lock=True)
     visit.precondition.check(row["version"])
+    if "external_ref" in fields.clear:
+        _check_backend(visit)
     if "time_zone" in fields.clear:
         check_time_zone(fields.clear["time_zone"])
     await _check_reference_free(visit, patient, fields, patient_id)
@@ -93,11 +105,12 @@ async def get_clinician(visit: Visit, clinician_id: UUID) -> Row:
     row = await find_row(visit.connection, clinician, id=clinician_id)
     if row is None:
         raise NotFound
+    visit.trace.resources.append(f"clinician/{clinician_id}")
     return reveal(None, clinician, row)
 
 
 async def amend_clinician(visit: Visit, clinician_id: UUID, fields: Fields) -> Row:
-    """Change a clinician's subject, or whether they are active."""
+    """Change a clinician's subject, or whether they are active. Every token of one who leaves is refused within seconds."""
     _check_backend(visit)
     row = await find_row(visit.connection, clinician, lock=True, id=clinician_id)
     if row is None:
@@ -107,13 +120,15 @@ async def amend_clinician(visit: Visit, clinician_id: UUID, fields: Fields) -> R
         taken = await find_row(visit.connection, clinician, subject=fields.clear["subject"])
         if taken is not None and taken["id"] != clinician_id:
             raise ReferenceTaken
+    if fields.clear.get("active") is False:
+        await revoke(visit.connection, "clinician", str(clinician_id), visit.now, visit.now + TOKENS_DEAD_AFTER)
     return await amend(visit, clinician, reveal(None, clinician, row), fields)
 
 
 async def add_episode(visit: Visit, patient_id: UUID, code: str, team: Mapping[str, UUID | None], fields: Fields) -> Made:
     """Open a course of treatment on the newest version of a protocol, with its lead and its cover.
 
-    Raises NotFound for the patient, ProtocolUnknown, UnknownClinician.
+    Raises NotFound for the patient and the clinicians, ProtocolUnknown, CoverIsLead.
     """
     _check_backend(visit)
     row, key = await open_patient(visit, patient_id, lock=True)
@@ -124,14 +139,17 @@ async def add_episode(visit: Visit, patient_id: UUID, code: str, team: Mapping[s
     today = today_of(row["time_zone"], visit.now)
     check_not_future(fields.clear["referred_on"], today, "/referred_on")
     check_not_future(fields.clear.get("illness_onset_date"), today, "/illness_onset_date")
-    for role, clinician_id in team.items():
+    for clinician_id in team.values():
         if clinician_id is not None:
-            await _check_clinician(visit, clinician_id, f"/{role}_clinician_id")
+            await _check_clinician(visit, clinician_id)
     if team["lead"] == team.get("cover"):
-        raise UnknownClinician(faults=[Fault("/cover_clinician_id", "must be another clinician than the lead")])
-    start = {"protocol_code": known.code, "protocol_version": known.version, "status": "referred", "phase": "screening"}
-    made = await create(visit, episode, Fields(fields.clear, id=fields.id, derived=start), key=key, patient_id=patient_id)
+        raise CoverIsLead(faults=[Fault("/cover_clinician_id", "must be another clinician than the lead")])
+    start = {"protocol_version": known.version, "status": "referred", "phase": "screening"}
+    chosen = Fields({**fields.clear, "protocol_code": known.code}, id=fields.id, derived=start)
+    made = await create(visit, episode, chosen, key=key, patient_id=patient_id)
     visit.trace.episode_id = made.row["id"]
+    if not made.new and not {c for c in team.values() if c} <= set(await care_roles(visit.connection, made.row["id"])):
+        raise IdTaken
     if made.new:
         for role, clinician_id in team.items():
             if clinician_id is not None:
@@ -163,7 +181,8 @@ def episode_row(row: Row) -> Row:
 async def join_care_team(visit: Visit, episode_id: UUID, clinician_id: UUID, role: str) -> Made:
     """Let a clinician join the care team, or change their role; a new lead replaces the old one, who stays a member."""
     chart = await open_chart(visit, episode_id, lock=True)
-    await _check_clinician(visit, clinician_id, "/clinician_id")
+    await _check_lead(visit, episode_id)
+    await _check_clinician(visit, clinician_id)
     there = await find_row(visit.connection, care_team, episode_id=episode_id, clinician_id=clinician_id)
     if there is not None and there["role"] == role:
         return Made(reveal(None, care_team, there), new=False)
@@ -180,6 +199,7 @@ async def join_care_team(visit: Visit, episode_id: UUID, clinician_id: UUID, rol
 async def leave_care_team(visit: Visit, episode_id: UUID, member_id: UUID) -> None:
     """Let a clinician leave the care team; the lead cannot. Raises LeadNeeded."""
     chart = await open_chart(visit, episode_id, lock=True)
+    await _check_lead(visit, episode_id)
     member = await get_in_chart(visit, care_team, chart, member_id, check=True)
     if member["role"] == "lead":
         raise LeadNeeded
@@ -192,10 +212,17 @@ async def _join(visit: Visit, chart_row: Row, clinician_id: UUID, role: str) -> 
     return await create(visit, care_team, Fields({"clinician_id": clinician_id, "role": role}), key=key, **ties)
 
 
-async def _check_clinician(visit: Visit, clinician_id: UUID, pointer: str) -> None:
+async def _check_clinician(visit: Visit, clinician_id: UUID) -> None:
+    """Raise NotFound unless this is an active clinician of the partner: unknown, foreign and gone look alike."""
     row = await find_row(visit.connection, clinician, id=clinician_id)
     if row is None or not row["active"]:
-        raise UnknownClinician(faults=[Fault(pointer, "is no active clinician of this partner")])
+        raise NotFound
+
+
+async def _check_lead(visit: Visit, episode_id: UUID) -> None:
+    caller = visit.caller.clinician_id
+    if caller is not None and (await care_roles(visit.connection, episode_id)).get(caller) != "lead":
+        raise LeadDecides
 
 
 async def _check_reference_free(visit: Visit, table: Any, fields: Fields, own_id: UUID) -> None:

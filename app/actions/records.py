@@ -81,11 +81,12 @@ async def create(visit: Visit, table: sa.Table, fields: Fields, *, chart: Chart 
     found = await find_row(visit.connection, table, id=row["id"])
     if found is None:
         raise ReferenceTaken
-    if any(found.get(name) != value for name, value in ties.items()):
+    if found.get("deleted_at") is not None or any(found.get(name) != value for name, value in ties.items()):
         raise IdTaken
     there = reveal(key, table, found)
     if not _same(there, {**fields.clear, **fields.secret}):
         raise IdTaken
+    visit.trace.resources.append(f"{table.name}/{row['id']}")
     return Made(there, new=False)
 
 
@@ -164,7 +165,7 @@ def _with_sealed(visit: Visit, table: sa.Table, row: Row, secret: Mapping[str, A
 def _tell(visit: Visit, table: sa.Table, row: Row, key: PatientKey | None, op: str) -> None:
     """Note the change with the row's state, sealed under the patient's key, so that history outlives the row."""
     place = place_of(visit.caller.partner_id, f"change:{table.name}", row["id"], row["version"])
-    state = None if key is None else key.seal(row, place)
+    state = visit.keys.seal(orjson.dumps(row, default=str), place) if key is None else key.seal(row, place)
     patient_id = row.get("patient_id") or (row["id"] if table.name == "patient" else None)
     episode_id = row.get("episode_id") or (row["id"] if table.name == "episode" else None)
     visit.journal.tell(Change(table.name, row["id"], row["version"], op, patient_id, episode_id, state))

@@ -3,16 +3,17 @@
 from typing import Any
 from uuid import UUID
 
-from app.actions.alerts import check_responder, raise_risk_alert
+from app.actions.alerts import alert_of, check_responder, raise_risk_alert
 from app.actions.records import Fields, Made, amend, create, get_in_chart
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Fault, Invalid, NotFound
-from app.domain.instruments import ADULT_AGE, Instrument, Score, change, instrument, score
+from app.domain.instruments import Instrument, Score, change, instrument, is_adult, score
 from app.domain.risk import NO_EVIDENCE_OF_SAFETY, NOT_MONITORED, late_by, trigger_of
 from app.domain.sessions import activity_slope
 from app.domain.termination import follow_up_finding
 from app.store.database import Row
 from app.store.rows import find_row, rows_of
+from app.store.tables.door import partner_setting
 from app.store.tables.work import assessment, follow_up, session
 from app.store.work import scores
 
@@ -30,16 +31,18 @@ async def record_assessment(visit: Visit, episode_id: UUID, values: dict[str, An
     chart = await open_chart(visit, episode_id, lock=True)
     questionnaire = _instrument(values["instrument"])
     answers = {int(n): v for n, v in values["answers"].items()}
-    found = score(questionnaire, answers)
+    found = score(questionnaire, answers, age=chart.episode["age_at_referral"])
     if questionnaire.risk_item is not None:
         check_responder(chart)
-    if values["answered_at"] > visit.now:
-        raise Invalid(faults=[Fault("/answered_at", "lies in the future")])
     await _check_ties(visit, chart, values)
+    ahead = int((values["answered_at"] - visit.now).total_seconds())
     late = late_by(values["answered_at"], visit.now)
     names = ("instrument", "answered_at", "respondent", "mode", "locale", "session_id", "follow_up_id", "difficulty")
     given = {k: values.get(k) for k in names} | {"answers": {str(i.number): answers.get(i.number) for i in questionnaire.items}}
+    if ahead > 0:
+        given.pop("answered_at")
     derived = {
+        "answered_at": min(values["answered_at"], visit.now),
         "instrument_version": questionnaire.version,
         "partial_sum": found.partial_sum,
         "total": found.total,
@@ -48,19 +51,34 @@ async def record_assessment(visit: Visit, episode_id: UUID, values: dict[str, An
         "missing": list(found.missing),
         "prorated": found.prorated,
         "received_late_seconds": None if late is None else int(late.total_seconds()),
+        "clock_ahead_seconds": ahead if ahead > 0 else None,
         "entered_in_error": False,
     }
     made = await create(visit, assessment, Fields(given, id=values.get("id"), derived=derived), chart=chart)
     trigger = trigger_of(questionnaire, answers, found)
-    alert = await raise_risk_alert(visit, chart, trigger, made.row) if trigger and made.new else None
+    if trigger and made.new:
+        alert: Row | None = await raise_risk_alert(visit, chart, trigger, made.row)
+    else:
+        alert = await alert_of(visit, chart, made.row["id"]) if trigger else None
     return made, alert, notice_of(chart, triggered=trigger is not None) if questionnaire.risk_item else {}
 
 
 def notice_of(chart: Chart, *, triggered: bool) -> dict[str, str]:
     """Return what stands beside every answer to a risk item; the partner's crisis text when it was triggered."""
     texts = chart.episode["crisis_text"]
-    crisis = texts.get(chart.episode["locale"]) or texts.get("default", "")
+    crisis = crisis_text_for(texts, chart.episode["locale"])
     return {"not_monitored": NOT_MONITORED, "no_evidence_of_safety": NO_EVIDENCE_OF_SAFETY} | ({"crisis_text": crisis} if triggered else {})
+
+
+def crisis_text_for(texts: dict[str, str], locale: str) -> str:
+    """Return the partner's crisis text for a locale: the exact one, its language's, or the default."""
+    return texts.get(locale) or texts.get(locale.partition("-")[0]) or texts.get("default", "")
+
+
+async def read_crisis_text(visit: Visit, locale: str) -> str:
+    """Return the partner's crisis text, so that an offline app has it at hand before an answer is given."""
+    row = await find_row(visit.connection, partner_setting)
+    return crisis_text_for(row["crisis_text"] if row else {}, locale)
 
 
 async def mark_assessment_in_error(visit: Visit, episode_id: UUID, assessment_id: UUID, reason: str) -> Row:
@@ -74,7 +92,7 @@ async def _check_ties(visit: Visit, chart: Chart, values: dict[str, Any]) -> Non
     for name, table in (("session_id", session), ("follow_up_id", follow_up)):
         tied = values.get(name)
         if tied is not None and await find_row(visit.connection, table, id=tied, episode_id=chart.episode_id) is None:
-            raise Invalid(faults=[Fault(f"/{name}", "is not of this episode")])
+            raise NotFound
 
 
 def _instrument(code: str) -> Instrument:
@@ -95,7 +113,7 @@ async def read_trajectory(visit: Visit, episode_id: UUID) -> dict[str, Any]:
     rows = await scores(visit.connection, episode_id)
     held = [s for s in await rows_of(visit.connection, session, "starts_at", episode_id=episode_id, status="held") if not s["entered_in_error"]]
     visit.trace.resources += [f"assessment/{r['id']}" for r in rows]
-    adult = (chart.episode["age_at_referral"] or ADULT_AGE) >= ADULT_AGE
+    adult = is_adult(chart.episode["age_at_referral"])
     levels = [float(s["therapist_activity"]) for s in held if s["therapist_activity"] is not None]
     return {
         "episode_id": episode_id,
@@ -111,13 +129,13 @@ def _line(questionnaire: Instrument, rows: list[Row], held: list[Row], *, adult:
     baseline = treated[0] if treated else None
     points = []
     for row in own:
-        sessions_held = sum(1 for s in held if s["starts_at"] <= row["answered_at"])
-        found = None
-        if baseline is not None and row["id"] != baseline["id"]:
-            found = change(questionnaire, score_of(baseline), score_of(row), adult=adult, sessions_held=sessions_held)
-        finding = None
+        found = finding = None
         if row["follow_up_id"] is not None and treated:
-            finding = follow_up_finding(questionnaire, treated[-1]["total"], row["total"])
+            finding = follow_up_finding(questionnaire, score_of(treated[-1]), score_of(row), adult=adult)
+        if baseline is not None and row["id"] != baseline["id"]:
+            number = row["session_number"] or sum(1 for s in held if s["starts_at"] <= row["answered_at"])
+            in_treatment = row["follow_up_id"] is None
+            found = change(questionnaire, score_of(baseline), score_of(row), adult=adult, sessions_held=number if in_treatment else 0)
         points.append({**row, "assessment_id": row["id"], "change": found, "follow_up": finding})
     return {
         "code": questionnaire.code,

@@ -29,6 +29,7 @@ class AlertOut(InChart):
     status: AlertStatus
     triggers: list[dict[str, Any]]
     responder: str
+    secondary_responder: str | None = Field(description="Whom the platform tells when nobody acknowledges in time")
     opened_at: Moment
     due_at: Moment = Field(description="24 h for review, 4 h for urgent, at once for emergency")
     received_late_seconds: int | None = Field(description=f"Set when the answer was older than {LATE_AFTER} on receipt: not an alarm as if new")
@@ -56,7 +57,7 @@ class AlertSummary(InChart):
 
 
 class AlertPage(Out):
-    """A page of alerts, the one due first in front."""
+    """A page of alerts, in the order of their opening."""
 
     items: list[AlertSummary]
     next: str | None
@@ -71,11 +72,11 @@ async def list_risk_alerts(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Row:
-    """List alerts of the caseload, the one due first in front."""
+    """List alerts of the caseload in the order of their opening; `due_at` says until when somebody should have looked."""
     filters = {"status": status, "episode_id": episode_id, "patient_id": patient_id}
     pager = call.pager(limit, cursor, filters, (datetime, UUID))
     rows = await page_alerts(call.visit.connection, call.visit.caller.clinician_id, filters, pager.after, limit)
-    items, following = pager.cut(rows, "due_at", "id")
+    items, following = pager.cut(rows, "opened_at", "id")
     call.saw(items, "risk_alert")
     return {"items": [public(r) for r in items], "next": following}
 

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.records import get_in_chart, reveal
-from app.actions.scoring import mark_assessment_in_error, read_trajectory, record_assessment
+from app.actions.scoring import mark_assessment_in_error, read_crisis_text, read_trajectory, record_assessment
 from app.actions.visit import open_chart
 from app.api.alerts import AlertOut
 from app.api.pages import Cursor, Limit
@@ -19,6 +19,7 @@ from app.store.tables.work import assessment
 from app.store.work import page_chart
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["assessments"])
+crisis = APIRouter(prefix="/v1", route_class=Route, tags=["risk"])
 
 ItemNumber = Annotated[str, Field(pattern=r"^[1-9][0-9]?$")]
 Value = Annotated[int, Field(strict=True, ge=-100, le=100)]
@@ -69,6 +70,7 @@ class AssessmentOut(InChart):
     missing: list[int]
     prorated: bool
     received_late_seconds: int | None
+    clock_ahead_seconds: int | None = Field(description="Set when the device's clock was ahead of ours")
     entered_in_error: bool
     error_reason: str | None = None
 
@@ -78,6 +80,13 @@ class Submitted(AssessmentOut):
 
     risk_alert: AlertOut | None = None
     notice: Notice | None = None
+
+
+class CrisisText(Out):
+    """What a person in crisis reads beside their answer: the partner's own words."""
+
+    locale: str
+    text: str
 
 
 class AssessmentPage(Out):
@@ -139,7 +148,7 @@ class ChangeOut(Out):
 
     points: int = Field(description="Baseline minus this total: positive is improvement")
     reliable: Literal["improvement", "deterioration", "none", "not_assessable"]
-    response: bool = Field(description="A drop of half or more")
+    response: bool | None = Field(description="A drop of half or more; null where adult thresholds do not apply")
     remission: bool | None
     on_track: bool | None
 
@@ -148,8 +157,8 @@ class FollowUpFindingOut(Out):
     """A follow-up against the end of treatment."""
 
     points: int
-    relapse: bool
-    late_reliable_improvement: bool
+    relapse: bool | None
+    late_reliable_improvement: bool | None
 
 
 class Point(Out):
@@ -201,3 +210,9 @@ async def read_episode_trajectory(call: Annotated[Call, needs("assessments:read"
 
 def _members(value: object) -> Row | None:
     return None if value is None else {name: getattr(value, name) for name in value.__slots__}  # type: ignore[attr-defined]
+
+
+@crisis.get("/crisis-text", response_model=CrisisText)
+async def read_partners_crisis_text(call: Annotated[Call, needs("assessments:read")], locale: Locale = "en") -> Row:
+    """Read the partner's crisis text, so that an app that is offline can show it at once."""
+    return {"locale": locale, "text": await read_crisis_text(call.visit, locale)}

@@ -97,7 +97,8 @@ class Door:
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("Send Authorization: Bearer with an access token.")
         caller = self._verified(token)
-        if ("client", caller.client_id) in self._revoked or ("token", caller.token_id) in self._revoked:
+        named = {("client", caller.client_id), ("token", caller.token_id), ("clinician", str(caller.clinician_id))}
+        if named & self._revoked:
             raise Unauthenticated("The token is not acceptable.")
         return caller
 

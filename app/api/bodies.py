@@ -10,7 +10,7 @@ from app.api.problems import Malformed, UnsupportedMedia
 
 DEEPEST = 32
 LONGEST_NUMBER = 24
-_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*"')
+_STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)  # linear: an open string runs to the end
 
 
 class StrictRequest(Request):
@@ -40,8 +40,19 @@ def parse(raw: bytes) -> Any:
 def check_media_type(request: Request) -> None:
     """Refuse a body that is not JSON, or is encoded. Raises UnsupportedMedia."""
     media = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media != "application/json" and not (media.startswith("application/") and media.endswith("+json")):
+    if media != "application/json":
         raise UnsupportedMedia("Send Content-Type: application/json.")
+
+
+async def check_body(request: StrictRequest, *, takes_one: bool) -> bytes:
+    """Read, check and parse the body before anything else is done. Raises UnsupportedMedia, Malformed."""
+    body = await request.body()
+    if body:
+        check_media_type(request)
+        found = await request.json()
+        if not takes_one and found != {}:
+            raise Malformed("This route takes no body.")
+    return body
 
 
 def _depth(raw: bytes) -> int:
@@ -53,6 +64,8 @@ def _depth(raw: bytes) -> int:
         if byte in b"[{":
             level += 1
             deepest = max(deepest, level)
+            if deepest > DEEPEST:
+                break
         elif byte in b"]}":
             level -= 1
     return deepest

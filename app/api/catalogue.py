@@ -84,7 +84,7 @@ class ProtocolOut(Out):
     weeks_min: int
     weeks_max: int
     minutes: int
-    extension_sessions_min: int
+    extension_weeks_min: int
     initial_sessions_min: int
     initial_sessions_max: int
     middle_sessions_min: int
@@ -137,6 +137,7 @@ class InstrumentOut(Out):
     remission_below: int | None
     screening_cut_teens: int | None
     risk_item: int | None
+    difficulty: dict[str, Any] | None = Field(description="An unscored question on the difficulty that the problems make")
     risk_levels: dict[str, str]
     loinc_panel: str | None
     loinc_total: str | None

@@ -58,7 +58,8 @@ class ContractIn(In):
     ends_on: Day
     agreed_on: Day | None = None
     patient_agreed: Flag = False
-    reason: Prose | None = Field(None, description="Why it was amended, and by how severe a state")
+    reason: Prose | None = Field(None, description="Needed for an amendment")
+    severity: Literal["mild", "moderate", "severe"] | None = Field(None, description="How severe the state is that an amendment answers")
 
 
 class ContractOut(InChart):
@@ -72,6 +73,7 @@ class ContractOut(InChart):
     agreed_on: date | None
     patient_agreed: bool
     reason: str | None = None
+    severity: str | None
 
 
 @router.get("/contract", response_model=ContractOut)
@@ -82,7 +84,7 @@ async def read_contract(call: Annotated[Call, needs("episodes:read")], episode_i
 
 @router.put("/contract", response_model=ContractOut)
 async def write_contract(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, contract_in: ContractIn) -> Row:
-    """Write or amend the contract. An extension adds four sessions or more."""
+    """Write or amend the contract. An extension adds four weeks or more."""
     return call.made(await put_contract(call.visit, episode_id, contract_in.members()))
 
 
@@ -120,6 +122,7 @@ class PlanOut(Out):
     initial: tuple[int, int]
     middle: tuple[int, int]
     termination: tuple[int, int]
+    departures: list[str] = Field(description="Where the plan departs from the founding description, in words")
 
 
 class PhaseOut(Out):
@@ -135,7 +138,9 @@ class PhaseOut(Out):
     tasks: list[TaskOut]
     transitions: list[TransitionOption]
     flags: list[str] = Field(description="What a clinician should see; nothing is refused for it")
-    proposal: str | None = Field(description="`start_termination` when the middle sessions are used up; never applied by itself")
+    proposal: str | None = Field(
+        description="`start_termination` when the middle sessions are used up, `amend_contract` when it is overrun; never applied by itself"
+    )
 
 
 @router.get("/phase", response_model=PhaseOut)
@@ -143,7 +148,7 @@ async def read_episode_phase(call: Annotated[Call, needs("episodes:read")], epis
     """Read the phase, sessions held and left, the checklist, and what the next step still lacks."""
     found = await read_phase(call.visit, episode_id)
     plan = found["plan"]
-    shown = None if plan is None else {"initial": plan.initial, "middle": plan.middle, "termination": plan.termination}
+    shown = None if plan is None else {"initial": plan.initial, "middle": plan.middle, "termination": plan.termination, "departures": plan.departures}
     return {**found, "plan": shown}
 
 

@@ -4,6 +4,7 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 from uuid import UUID
@@ -13,6 +14,7 @@ from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
 from app.actions.door import (
+    KEPT_AFTER_EXPIRY,
     Client,
     ClientRefused,
     GrantRefused,
@@ -98,20 +100,28 @@ async def issue_token(request: Request) -> Any:
     `subject_token` = the clinician's id and `subject_token_type=urn:ipt:params:oauth:token-type:clinician`.
     """
     house: House = request.app.state.house
+    claimed = None
     try:
         form = await _read_form(request)
         proof = _proof_of(request, form)
-        partner_id, name = partner_of(proof.client_id)
-        house.token_rates.take(f"{proof.client_id}|{request.client.host if request.client else ''}")
+        claimed = proof.client_id
+        partner_id, name = partner_of(claimed)
         async with house.database.transaction(partner_id) as connection:
             client = await _authenticated(connection, proof, name, house)
-            caller = await _granted(connection, client, form, house)
-            await insert_access(connection, _access(request, caller, house))
+            house.token_rates.take(client.client_id)
+            refusal = caller = None
+            try:
+                caller = await _granted(connection, client, form, house)
+            except GrantRefused as refused:
+                refusal = refused
+            await insert_access(connection, _access(request, client, caller, house, refusal))
             await connection.commit()
     except ClientRefused:
-        return await _refused(request, house)
-    except GrantRefused as refusal:
-        return _error(400, refusal.code, str(refusal))
+        return await _refused(request, house, claimed)
+    except GrantRefused as refused:
+        return _error(400, refused.code, str(refused))
+    if caller is None:
+        return _error(400, refusal.code if refusal else "invalid_request", str(refusal))
     token = mint(house.door.signing_key(), house.door.issuer, caller, caller.expires_at - ACCESS_TOKEN_SECONDS)
     kind = {"issued_token_type": ACCESS_TOKEN} if caller.clinician_id else {}
     body = {"access_token": token, "token_type": "Bearer", "expires_in": ACCESS_TOKEN_SECONDS, "scope": " ".join(sorted(caller.scopes)), **kind}
@@ -126,27 +136,36 @@ async def issue_token(request: Request) -> Any:
 async def revoke_token(request: Request) -> Response:
     """Revoke an access token of this client (RFC 7009): every process refuses it within five seconds."""
     house: House = request.app.state.house
-    now = clock(house.now)
+    claimed = None
     try:
         form = await _read_form(request)
         proof = _proof_of(request, form)
-        partner_id, name = partner_of(proof.client_id)
+        claimed = proof.client_id
+        partner_id, name = partner_of(claimed)
         async with house.database.transaction(partner_id) as connection:
             client = await _authenticated(connection, proof, name, house)
-            try:
-                keys = {k["kid"]: k for k in house.door.published()}
-                caller = read_access_token(form.get("token", ""), keys, house.door.issuer, int(now.timestamp()))
-            except TokenRefused:
-                caller = None
-            if caller is not None and caller.client_id == client.client_id:
-                await revoke(connection, "token", caller.token_id, now, None)
-                await insert_access(connection, _access(request, caller, house))
+            house.token_rates.take(client.client_id)
+            caller = _own_token(form.get("token", ""), client, house)
+            if caller is not None:
+                gone = datetime.fromtimestamp(caller.expires_at, UTC) + KEPT_AFTER_EXPIRY
+                await revoke(connection, "token", caller.token_id, clock(house.now), gone)
+            await insert_access(connection, _access(request, client, caller, house, None))
             await connection.commit()
     except ClientRefused:
-        return await _refused(request, house)
-    except GrantRefused as refusal:
-        return _error(400, refusal.code, str(refusal))
+        return await _refused(request, house, claimed)
+    except GrantRefused as refused:
+        return _error(400, refused.code, str(refused))
     return Response(status_code=200, headers={"Cache-Control": "no-store"})
+
+
+def _own_token(token: str, client: Client, house: House) -> Caller | None:
+    """Return what a live token of this very client says, or None."""
+    try:
+        keys = {k["kid"]: k for k in house.door.published()}
+        caller = read_access_token(token, keys, house.door.issuer, int(house.now().timestamp()))
+    except (TokenRefused, UnicodeError):
+        return None
+    return caller if caller.client_id == client.client_id else None
 
 
 @router.get("/.well-known/jwks.json", response_model=Jwks)
@@ -207,14 +226,12 @@ def _proof_of(request: Request, form: Mapping[str, str]) -> _Proof:
         user, colon, secret = base64.b64decode(packed.strip(), validate=True).decode("utf-8").partition(":")
     except (binascii.Error, ValueError):
         raise ClientRefused from None
-    if not colon or "\x00" in user:
+    if not colon:
         raise ClientRefused
     return _Proof(unquote_plus(user), unquote_plus(secret), None)
 
 
 async def _authenticated(connection: Connection, proof: _Proof, name: str, house: House) -> Client:
-    if "\x00" in name:
-        raise ClientRefused
     if proof.assertion is not None:
         return await authenticate_by_assertion(connection, name, proof.assertion, house.door.issuer, house.now())
     return await authenticate_by_secret(connection, name, proof.secret or "", house.now())
@@ -235,10 +252,12 @@ async def _granted(connection: Connection, client: Client, form: Mapping[str, st
     raise GrantRefused(code, "Use client_credentials or token exchange.")
 
 
-async def _refused(request: Request, house: House) -> Response:
+async def _refused(request: Request, house: House, claimed: str | None) -> Response:
     """Answer 401, the same for every reason, after noting it in the security log."""
     state = request.scope["state"]
-    await house.trail.write(Knock(house.now(), "client_refused", "invalid_client", None, request.url.path, state["request_id"]))
+    house.knock_rates.take(request.client.host if request.client else "")
+    shown = "".join(c for c in (claimed or "")[:100] if c.isascii() and c.isprintable()) or None
+    await house.trail.write(Knock(house.now(), "client_refused", "invalid_client", shown, request.url.path, state["request_id"]))
     return _error(401, "invalid_client", "The client cannot be authenticated.", {"WWW-Authenticate": 'Basic realm="token"'})
 
 
@@ -246,18 +265,18 @@ def _error(status: int, code: str, sentence: str, headers: Mapping[str, str] | N
     return JSONResponse({"error": code, "error_description": sentence}, status, {"Cache-Control": "no-store", **(headers or {})})
 
 
-def _access(request: Request, caller: Caller, house: House) -> Access:
+def _access(request: Request, client: Client, caller: Caller | None, house: House, refusal: GrantRefused | None) -> Access:
     return Access(
-        partner_id=caller.partner_id,
+        partner_id=client.partner_id,
         at=clock(house.now),
-        client_id=caller.client_id,
-        person=caller.person,
+        client_id=client.client_id,
+        person=caller.person if caller else None,
         action="execute",
         route=f"POST {request.url.path}",
-        outcome=200,
-        reason=None,
+        outcome=200 if refusal is None else 400,
+        reason=refusal.code if refusal else None,
         request_id=request.scope["state"]["request_id"],
         patient_id=None,
         episode_id=None,
-        resources=[f"token/{caller.token_id}"],
+        resources=[f"token/{caller.token_id}"] if caller else [],
     )

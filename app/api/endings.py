@@ -96,7 +96,7 @@ class TerminationOut(InChart):
 @router.get("/termination", response_model=TerminationOut)
 async def read_episode_termination(call: Annotated[Call, needs("termination:read")], episode_id: UUID) -> Row:
     """Read the record of the ending."""
-    return call.stored(await read_termination(call.visit, episode_id))
+    return call.stored(await read_termination(call.visit, episode_id), with_more=True)
 
 
 @router.put("/termination", response_model=TerminationOut)
@@ -104,7 +104,7 @@ async def write_termination(call: Annotated[Call, needs("termination:write")], e
     """Write the record of the ending; its parts meet the tasks of the phase."""
     made = await put_termination(call.visit, episode_id, termination_in.members())
     row = call.made(made)
-    return row | await ending_view(call.visit, await open_chart(call.visit, episode_id), row)
+    return call.stored(row | await ending_view(call.visit, await open_chart(call.visit, episode_id), row), with_more=True)
 
 
 EarlyReason = Literal[

@@ -54,9 +54,9 @@ class _Particulars(In):
     concurrent_medication: Flag = False
     diagnoses: Annotated[list[Diagnosis], Field(max_length=20)] = []
     contraindications: Annotated[list[Contraindication], Field(max_length=20)] | None = Field(
-        None, description="Those that apply; an empty list says that all were asked and none applies. They stop automatic planning only"
+        None,
+        description="Those that apply; an empty list says that all were asked and none applies; null: not asked yet. They stop automatic planning only",
     )
-    contraindications_answered: Flag = False
     risk_screened: Flag = False
 
 
@@ -94,7 +94,6 @@ class EpisodeOut(Kept):
     concurrent_medication: bool
     diagnoses: list[Diagnosis]
     contraindications: list[str] | None
-    contraindications_answered: bool
     risk_screened: bool
     ended_at: Moment | None
 

@@ -183,7 +183,7 @@ async def read_focus(call: Annotated[Call, needs("classification:read")], episod
     """Read the decision on the focus."""
     row, areas = await get_focus(call.visit, episode_id)
     call.saw(areas, "focus_area")
-    return {**row, "focus_areas": areas}
+    return call.stored({**row, "focus_areas": areas}, with_more=True)
 
 
 @router.put("/focus", response_model=FocusOut)
@@ -193,7 +193,7 @@ async def decide_focus(call: Annotated[Call, needs("classification:write")], epi
     decided_at = values.pop("decided_at")
     call.made(await choose_focus(call.visit, episode_id, FocusChoice(**values), decided_at))
     row, areas = await get_focus(call.visit, episode_id)
-    return {**row, "focus_areas": areas}
+    return call.stored({**row, "focus_areas": areas}, with_more=True)
 
 
 class FocusAreaPatch(In):

@@ -52,6 +52,8 @@ def _written(values: Sequence[Any], key: bytes, scope: bytes) -> str:
 def _read(cursor: str, key: bytes, scope: bytes, kinds: Sequence[type]) -> list[Any]:
     try:
         packed = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))
+        if base64.urlsafe_b64encode(packed).rstrip(b"=").decode() != cursor:
+            raise ValueError(cursor)
         tag, raw = packed[:TAG_BYTES], packed[TAG_BYTES:]
         if not hmac.compare_digest(tag, _tag(key, scope, raw)):
             raise ValueError(cursor)

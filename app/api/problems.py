@@ -14,7 +14,7 @@ from starlette.responses import HTMLResponse, Response
 from app.actions.visit import VersionStale, VersionUnmatched
 from app.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, title_of
 from app.keys.cipher import KeyMissing
-from app.store.database import DatabaseAway, OutcomeUnknown, TryAgain, UniqueTaken
+from app.store.database import DatabaseAway, OutcomeUnknown, OutOfRange, TryAgain, UniqueTaken
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = "2"
@@ -120,11 +120,15 @@ def as_refusal(error: Exception) -> Refusal:  # noqa: PLR0911 - one line for eac
     if isinstance(error, RequestValidationError):
         return _invalid(error)
     if isinstance(error, HTTPException):
-        return {404: NotFound, 405: MethodNotAllowed, 413: TooLarge}.get(error.status_code, Malformed)()
+        found = {404: NotFound, 405: MethodNotAllowed, 413: TooLarge}.get(error.status_code, Malformed)()
+        found.headers = dict(error.headers or {})  # type: ignore[attr-defined]
+        return found
     if isinstance(error, OutcomeUnknown):
         return OutcomeNotKnown()
     if isinstance(error, (DatabaseAway, TryAgain)):
         return Unavailable()
+    if isinstance(error, OutOfRange):
+        return Invalid("A value is outside of what the database keeps.")
     if isinstance(error, UniqueTaken):
         return Conflict("A unique reference was taken by another request at the same moment.")
     if isinstance(error, KeyMissing):
@@ -198,7 +202,19 @@ def add_problems(app: FastAPI) -> None:
     async def shown(request: Request, error: Exception) -> Response:
         return render(as_refusal(error), request.state.request_id)
 
-    for kind in (Refusal, RequestValidationError, HTTPException, DatabaseAway, OutcomeUnknown, TryAgain, UniqueTaken, KeyMissing, Exception):
+    for kind in (
+        Refusal,
+        RequestValidationError,
+        HTTPException,
+        DatabaseAway,
+        OutcomeUnknown,
+        OutOfRange,
+        TryAgain,
+        UniqueTaken,
+        OutOfRange,
+        KeyMissing,
+        Exception,
+    ):
         app.add_exception_handler(kind, shown)
 
     @app.get("/problems/{name}", include_in_schema=False)

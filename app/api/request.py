@@ -21,7 +21,7 @@ from starlette.responses import Response
 from app.actions.records import Made
 from app.actions.visit import Precondition, Visit
 from app.api.bearer import Door
-from app.api.bodies import StrictRequest, check_media_type
+from app.api.bodies import StrictRequest, check_body
 from app.api.pages import Pager, pager
 from app.api.problems import PreconditionRequired, ScopeMissing, Unauthenticated, as_refusal, status_of
 from app.api.rates import Rates
@@ -36,7 +36,7 @@ SCHEMA_REVISION = 1  # part of every ETag: raise it when the shape of a stored r
 ATTEMPTS = 3
 ACTIONS = {"GET": "read", "POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
 WRITES = {"PUT", "PATCH", "DELETE"}
-_ETAG = re.compile(r'"(\d{1,9})\.(\d{1,4})"')
+_ETAG = re.compile(r'"(\d{1,9})\.(\d{1,4})(?:-[0-9a-f]{12})?"')
 
 SCOPES = {
     f"{noun}:{verb}": f"{verb} {noun}"
@@ -84,6 +84,7 @@ class House:
     door: Door
     rates: Rates
     token_rates: Rates
+    knock_rates: Rates
     head: str
     now: Callable[[], datetime]
 
@@ -97,10 +98,16 @@ class Call:
     path: str
     headers: dict[str, str] = field(default_factory=dict)
     status: int | None = None
+    with_more: bool = False
 
-    def stored(self, row: Row) -> Row:
-        """Give the answer the ETag of a stored row, and return the row."""
+    def stored(self, row: Row, *, with_more: bool = False) -> Row:
+        """Give the answer the ETag of a stored row, and return the row.
+
+        `with_more`: the answer shows more than the row; the ETag then ends in a hash of the body, which If-None-Match
+        looks at and If-Match does not.
+        """
         self.headers["ETag"] = f'"{row["version"]}.{SCHEMA_REVISION}"'
+        self.with_more = with_more
         return row
 
     def made(self, made: Made, path: str | None = None) -> Row:
@@ -141,7 +148,7 @@ class Route(APIRoute):
             message = f"{self.path} declares no scope"
             raise TypeError(message)
         inner = super().get_route_handler()
-        flow = _Flow(inner, self.path_format, wanted)
+        flow = _Flow(inner, self.path_format, wanted, self.body_field is not None)
         return flow.answer
 
 
@@ -158,6 +165,7 @@ class _Flow:
     inner: Callable[[Request], Coroutine[Any, Any, Response]]
     path: str
     scopes: frozenset[str]
+    takes_body: bool
 
     async def answer(self, request: Request) -> Response:
         house: House = request.app.state.house
@@ -165,6 +173,7 @@ class _Flow:
         try:
             caller = house.door.caller_of(request.headers.get("authorization"))
         except Unauthenticated as refused:
+            house.knock_rates.take(request.client.host if request.client else "")
             await house.trail.write(Knock(house.now(), "token_refused", str(refused), None, self.path, state["request_id"]))
             raise
         state["client_id"] = caller.client_id
@@ -176,9 +185,7 @@ class _Flow:
             if missing:
                 raise ScopeMissing(" ".join(sorted(missing)))
             strict = StrictRequest(request.scope, request.receive)
-            body = await strict.body()
-            if body:
-                check_media_type(strict)
+            body = await check_body(strict, takes_one=self.takes_body)
             precondition = precondition_of(strict)
             for attempt in range(1, ATTEMPTS + 1):
                 fresh = Precondition(precondition.version, precondition.must_be_new, precondition.any_version)
@@ -233,10 +240,13 @@ class _Flow:
         if call.status is not None:
             response.status_code = call.status
         response.headers.update(call.headers)
+        digest = hmac.digest(call.house.keys.derived("etag"), bytes(response.body), hashlib.sha256).hex()
+        if call.with_more:
+            response.headers["ETag"] = f'{response.headers["etag"][:-1]}-{digest[:12]}"'
         if request.method != "GET":
             return
         if "etag" not in response.headers:
-            response.headers["ETag"] = f'"{hmac.digest(call.house.keys.derived("etag"), bytes(response.body), hashlib.sha256).hex()[:32]}"'
+            response.headers["ETag"] = f'"{digest[:32]}"'
         response.headers["Cache-Control"] = "private, no-cache"
         if _matches(request.headers.get("if-none-match"), response.headers["etag"]):
             response.status_code = 304
@@ -258,7 +268,7 @@ class _Flow:
             request_id=request.scope["state"]["request_id"],
             patient_id=trace.patient_id if trace else None,
             episode_id=trace.episode_id if trace else None,
-            resources=trace.resources if trace else [],
+            resources=(trace.resources if trace else []) or [f"{name}/{value[:40]}" for name, value in request.path_params.items()],
         )
 
 

@@ -9,7 +9,7 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.actions.visit import Visit
+from app.actions.visit import Visit, open_patient
 from app.api.problems import KeyHeld, KeyReused, Malformed
 from app.store.database import Row
 from app.store.idempotency import KeptAnswer, find_kept, hash_of, hold, keep
@@ -48,6 +48,9 @@ async def kept_answer(visit: Visit, retry: Retry) -> Response | None:
         raise KeyReused("The answer kept under this key was erased with its patient.")
     if not hmac.compare_digest(row["request_hash"], _request_hash(visit, retry, _key_owner(visit, row))):
         raise KeyReused
+    if row["patient_id"] is not None and visit.caller.clinician_id is not None:
+        await open_patient(visit, row["patient_id"])  # a replay shows nothing outside the caseload of today
+    visit.trace.resources.append(f"kept_answer/{retry.key_hash.hex()[:16]}")
     headers = {**row["headers"], "idempotent-replayed": "true"}
     return Response(_opened(visit, row, retry), row["status"], headers=headers)
 

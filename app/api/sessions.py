@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from pydantic import Field
 
 from app.actions.contacts import amend_session, record_session
@@ -15,9 +15,10 @@ from app.api.request import Call, Route, needs
 from app.api.shapes import Code, Flag, In, InChart, Level, Minutes, Moment, NewId, Out, Prose, Rating, Reference
 from app.store.database import Row
 from app.store.tables.work import session
-from app.store.work import page_chart
+from app.store.work import page_chart, page_sessions
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["sessions"])
+everywhere = APIRouter(prefix="/v1", route_class=Route, tags=["sessions"])
 
 Mode = Literal["in_person", "video", "phone", "text"]
 SessionStatus = Literal["scheduled", "held", "missed", "cancelled"]
@@ -45,9 +46,10 @@ class _Session(In):
     mode: Mode = "in_person"
     minutes: Minutes | None = None
     attendance: Attendance | None = None
-    focus_areas: Annotated[list[Area], Field(max_length=2)] = []
+    focus_areas: Annotated[list[Area], Field(max_length=4)] = []
     techniques: Annotated[list[TechniqueUsed], Field(max_length=30)] = []
     strategies: Annotated[list[Code], Field(max_length=30)] = []
+    joint_relationship_id: UUID | None = Field(None, description="Who attended with the patient, in a joint session")
     mood: Rating | None = None
     therapist_activity: Rating | None = Field(None, description="0 following to 10 leading; expected to fall over the course")
     patient_initiative: Rating | None = None
@@ -85,6 +87,7 @@ class SessionOut(InChart):
     focus_areas: list[Area]
     techniques: list[TechniqueUsed]
     strategies: list[str]
+    joint_relationship_id: UUID | None
     mood: int | None
     therapist_activity: int | None
     patient_initiative: int | None
@@ -92,7 +95,10 @@ class SessionOut(InChart):
     summary: str | None = None
     entered_in_error: bool
     error_reason: str | None = None
-    flags: list[str] = Field(description="before_episode, after_agreed_end, joint_session_with_safety_mark")
+    flags: list[str] = Field(
+        description="What is unusual and recorded all the same: before_episode, after_agreed_end, minutes_missing, more_than_two_areas, "
+        "strategy_outside_focus, joint_session_with_safety_mark, dispute_strategy_beside_safety_mark"
+    )
 
 
 class SessionPage(Out):
@@ -140,3 +146,45 @@ async def read_session(call: Annotated[Call, needs("sessions:read")], episode_id
 async def update_session(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, session_id: UUID, patch: SessionPatch) -> Row:
     """Hold, miss, cancel, move or complete a session; a wrong record is marked as entered in error, never removed."""
     return call.stored(await amend_session(call.visit, episode_id, session_id, patch.sent()))
+
+
+class SessionSummary(Out):
+    """A session in a list over the caseload, without its summary."""
+
+    id: UUID
+    version: int
+    patient_id: UUID
+    episode_id: UUID
+    external_ref: str | None
+    number: int | None
+    status: SessionStatus
+    starts_at: Moment
+    mode: Mode
+    entered_in_error: bool
+
+
+class SessionSummaryPage(Out):
+    """A page of sessions over the caseload."""
+
+    items: list[SessionSummary]
+    next: str | None
+
+
+@everywhere.get("/sessions", response_model=SessionSummaryPage)
+async def find_sessions(
+    call: Annotated[Call, needs("sessions:read")],
+    external_ref: Annotated[str | None, Query(max_length=128)] = None,
+    patient_id: UUID | None = None,
+    status: SessionStatus | None = None,
+    starts_from: Moment | None = None,
+    starts_to: Moment | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Row:
+    """List sessions of the caseload; `external_ref` looks one up."""
+    filters = {"external_ref": external_ref, "patient_id": patient_id, "status": status, "starts_at": (starts_from, starts_to)}
+    pager = call.pager(limit, cursor, filters)
+    rows = await page_sessions(call.visit.connection, call.visit.caller.clinician_id, filters, pager.after, limit)
+    items, following = pager.cut(rows, "id")
+    call.saw(items, "session")
+    return {"items": items, "next": following}

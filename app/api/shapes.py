@@ -45,6 +45,13 @@ def _clean(value: str) -> str:
     return value
 
 
+def _on_one_line(value: str) -> str:
+    if not value.isprintable() or value != value.strip():
+        message = "must be one line of visible characters, without space at its ends"
+        raise ValueError(message)
+    return value
+
+
 def _date_text(value: object) -> object:
     if isinstance(value, str) and _DATE.fullmatch(value) is None:
         message = "must be an ISO date such as 2026-03-01"
@@ -89,6 +96,7 @@ def _known_uuid(value: UUID) -> UUID:
 
 
 Text = Annotated[str, AfterValidator(_clean)]
+OneLine = Annotated[Text, AfterValidator(_on_one_line)]
 Whole = Annotated[int, Field(strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 Day = Annotated[date, BeforeValidator(_date_text), AfterValidator(_in_years)]
@@ -103,12 +111,12 @@ NewId = Annotated[
     AfterValidator(lambda v: v if v is None else _known_uuid(v)),
     Field(description="A UUIDv7 made by the client; else the service makes one"),
 ]
-Code = Annotated[Text, Field(min_length=1, max_length=60)]
-Label = Annotated[Text, Field(min_length=1, max_length=60)]
-Line = Annotated[Text, Field(min_length=1, max_length=200)]
+Code = Annotated[OneLine, Field(min_length=1, max_length=60)]
+Label = Annotated[OneLine, Field(min_length=1, max_length=60)]
+Line = Annotated[OneLine, Field(min_length=1, max_length=200)]
 Prose = Annotated[Text, Field(min_length=1, max_length=10_000)]
 MaybeProse = Annotated[Text, Field(max_length=10_000)]
-Reference = Annotated[Text, Field(min_length=1, max_length=128, description="The partner's own id; unique per partner. Never a name")]
+Reference = Annotated[OneLine, Field(min_length=1, max_length=128, description="The partner's own id; unique per partner. Never a name")]
 Precision = Literal["day", "month", "year"]
 Rating = Annotated[Whole, Field(ge=0, le=10)]
 Level = Annotated[Whole, Field(ge=0, le=3)]

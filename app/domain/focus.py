@@ -63,6 +63,9 @@ def _reasons_due(choice: FocusChoice, suggestion: Suggestion | None, *, changes_
         due.append("interpersonal deficits are not suggested beside another area")
     if suggestion is None:
         return due
+    for place, area in _named(choice):
+        if area != DEFICITS and (suggestion.scores.get(area) or 0) < ruleset().possible_from and suggestion.primary != area:
+            due.append(f"the {place} area scores under {ruleset().possible_from} or is not eligible")
     standing = [a for a, score in suggestion.scores.items() if a != DEFICITS and (score or 0) >= ruleset().possible_from]
     if choice.primary == DEFICITS and standing:
         due.append(f"interpersonal deficits are the area of last resort, and {standing[0]} stands")

@@ -62,6 +62,7 @@ class Instrument:
     loinc_total: str | None = None
     remission_below: int | None = None
     screening_cut_teens: int | None = None
+    difficulty: Mapping[str, Any] | None = None
     risk_item: int | None = None
     risk_levels: Mapping[str, str] = field(default_factory=dict)
 
@@ -84,7 +85,7 @@ class Change:
 
     points: int
     reliable: str
-    response: bool
+    response: bool | None
     remission: bool | None
     on_track: bool | None
 
@@ -102,12 +103,18 @@ def instrument(code: str) -> Instrument:
     return instruments()[code]
 
 
-def score(questionnaire: Instrument, answers: Mapping[int, int | None]) -> Score:
+def is_adult(age: int | None) -> bool:
+    """Tell whether adult thresholds apply; with an unknown age they do not."""
+    return age is not None and age >= ADULT_AGE
+
+
+def score(questionnaire: Instrument, answers: Mapping[int, int | None], age: int | None = ADULT_AGE) -> Score:
     """Score answers by item number; an item that is absent or None counts as missing.
 
     A missing risk item is never imputed: there is then a partial sum and nothing else. Up to `missing_allowed` other
     missing items are prorated (mean of the answered times the number of items, a half rounded up) and flagged.
-    Raises AnswersInvalid for an unknown item, a value out of range, or no answer at all.
+    Caseness is an adult threshold; for teens the screening cut stands in, where there is one. A blank form with a risk
+    item is accepted: it is an unknown risk. Raises AnswersInvalid for an unknown item, a value out of range, or no answer at all.
     """
     _check(questionnaire, answers)
     given = {n: v for n, v in answers.items() if v is not None}
@@ -116,7 +123,9 @@ def score(questionnaire: Instrument, answers: Mapping[int, int | None]) -> Score
     if questionnaire.risk_item in missing or len(missing) > questionnaire.missing_allowed:
         return Score(partial, None, None, None, missing, prorated=False)
     total = round_half_up(partial * len(questionnaire.items) / len(given))
-    return Score(partial, total, band_of(questionnaire, total), total >= questionnaire.caseness, missing, prorated=bool(missing))
+    cut = questionnaire.caseness if is_adult(age) else None if age is None else questionnaire.screening_cut_teens
+    case = None if cut is None else total >= cut
+    return Score(partial, total, band_of(questionnaire, total), case, missing, prorated=bool(missing))
 
 
 def band_of(questionnaire: Instrument, total: int) -> str:
@@ -134,12 +143,21 @@ def change(questionnaire: Instrument, baseline: Score, later: Score, *, adult: b
     if baseline.total is None or later.total is None:
         return None
     points = baseline.total - later.total
-    reliable = _reliable(questionnaire, baseline, later, points) if adult else "not_assessable"
-    late = sessions_held >= ON_TRACK_SESSION
-    too_little = late and points < ON_TRACK_SHARE * baseline.total
-    on_track = None if not adult else not (too_little or reliable == "deterioration") if late or reliable == "deterioration" else None
+    if not adult:
+        return Change(points, "not_assessable", None, None, None)
+    reliable = _reliable(questionnaire, baseline, later, points)
     remission = None if questionnaire.remission_below is None else later.total < questionnaire.remission_below
-    return Change(points, reliable, baseline.total > 0 and points >= RESPONSE_SHARE * baseline.total, remission, on_track)
+    response = baseline.total > 0 and points >= RESPONSE_SHARE * baseline.total
+    return Change(points, reliable, response, remission, _on_track(questionnaire, baseline.total, points, reliable, sessions_held))
+
+
+def _on_track(questionnaire: Instrument, baseline: int, points: int, reliable: str, sessions_held: int) -> bool | None:
+    """Judge the PHQ-9 alone (its rule is about the PHQ-9), from session 4 on or at a reliable deterioration."""
+    if questionnaire.code != "PHQ-9":
+        return None
+    if reliable == "deterioration":
+        return False
+    return None if sessions_held < ON_TRACK_SESSION else points >= ON_TRACK_SHARE * baseline
 
 
 def _reliable(questionnaire: Instrument, baseline: Score, later: Score, points: int) -> str:
@@ -159,7 +177,7 @@ def _check(questionnaire: Instrument, answers: Mapping[int, int | None]) -> None
         for n, v in answers.items()
         if n in known and v is not None and not low <= v <= high
     ]
-    if not faults and all(v is None for v in answers.values()):
+    if not faults and questionnaire.risk_item is None and all(v is None for v in answers.values()):
         faults.append(Fault("/answers", "at least one item must be answered"))
     if faults:
         raise AnswersInvalid(faults=faults)

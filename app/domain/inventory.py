@@ -1,5 +1,6 @@
 """The interpersonal inventory: what it measures, how complete it is, and what to ask next."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
@@ -11,6 +12,48 @@ INNER_RINGS = 2  # own design: rings 1 and 2 of 4 are close
 CONFIDANT_FROM = 2  # own design: confiding 2 or 3 of 3
 CONFLICT_FROM = 2  # own design: conflict 2 or 3 of 3
 ROUNDING = 2
+_NAME = re.compile(r"[^\W\d_a-z][^\W\d_]*(?:['\u2019-][^\W\d_]+)*")
+PARTICLES = {"de", "la", "del", "da", "dos", "van", "von", "der", "den", "bin", "al", "y", "e"}
+KIN = {
+    "aunt",
+    "uncle",
+    "mum",
+    "mom",
+    "mother",
+    "dad",
+    "father",
+    "grandma",
+    "grandpa",
+    "granny",
+    "cousin",
+    "sister",
+    "brother",
+    "son",
+    "daughter",
+    "husband",
+    "wife",
+    "partner",
+    "friend",
+    "boss",
+    "doctor",
+    "dr",
+    "mr",
+    "mrs",
+    "ms",
+    "miss",
+    "father-in-law",
+    "mother-in-law",
+    "neighbour",
+    "neighbor",
+    "teacher",
+    "coach",
+    "tía",
+    "tío",
+    "mamá",
+    "papá",
+    "abuela",
+    "abuelo",
+}
 
 RELATION_TYPES = [
     "spouse_partner",
@@ -148,10 +191,11 @@ def check_relationship(fields: Mapping[str, object], today: date) -> None:
 
 
 def check_label(label: object, pointer: str) -> None:
-    """Refuse a label of two or more capitalised words of three letters or more. Raises FullNameRefused."""
-    words = str(label or "").split()
-    names = [w for w in words if len(w) > 2 and w[:1].isupper() and w[1:].islower()]  # noqa: PLR2004 - "three letters or more"
-    if len(names) > 1 and len(names) == len(words):
+    """Refuse a label that reads like a full name: two or more name-like words beside no word of kin. Raises FullNameRefused."""
+    words = [w.strip(",.;()") for w in str(label or "").split()]
+    names = [w for w in words if _NAME.fullmatch(w) and w.lower() not in KIN]
+    rest = [w for w in words if w and w not in names and w.lower() not in PARTICLES and len(w) > 1]
+    if len(names) > 1 and not rest:
         raise FullNameRefused(faults=[Fault(pointer, "looks like a full name; use a nickname, the relation or initials")])
 
 
@@ -164,7 +208,10 @@ def check_event(fields: Mapping[str, object], today: date) -> None:
 
 
 def measures(relationships: Sequence[Mapping[str, object]]) -> Measures:
-    """Derive the inventory's measures. Deceased people count in `relationships` only. All own design, clinical 1.2."""
+    """Derive the inventory's measures. All own design, clinical 1.2.
+
+    Deceased people count in `relationships` and, for the time before the onset, in `close_before_onset`.
+    """
     living = [r for r in relationships if r.get("status") != "deceased"]
     now = [_ring(r, "closeness_now") for r in living]
     gaps = [float(n - w) for r in living if (n := _ring(r, "closeness_now")) and (w := _ring(r, "closeness_wished"))]

@@ -4,19 +4,22 @@ Screening, initial, middle, termination, follow_up. A gate never stands in the w
 are recorded in every phase. It only says what is still owed, and a clinician may pass it with a reason.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
 from itertools import pairwise
 
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, Unmet
 from app.domain.protocols import Protocol, Task
+from app.domain.risk import ClinicianOnly
 
 PHASES = ("screening", "initial", "middle", "termination", "follow_up")
 RUNNING = {"referred", "active", "paused"}
 NEXT = dict(pairwise(PHASES))
 RELATIONSHIPS_IN_A_TAKEN_INVENTORY = 3  # own design, clinical 3.2
 FINAL_MEASURE_WITHIN = timedelta(days=14)  # own design, clinical 3.2
+FOLLOW_UPS = {3, 6}  # months; the founding description: gains often peak 3 to 6 months after the end
+CLINICIANS_COMMAND = {"termination"}  # clinical 3.2: an automatic proposal, or a clinician's command
 NOTICE_OF_THE_END_SESSIONS = 2  # Weissman, Markowitz and Klerman 2000: speak of the end 2 to 4 sessions before
 MET, WAIVED, OWED = "done", "waived", "owed"
 
@@ -54,6 +57,7 @@ class Facts:
     age_at_referral: int | None
     consented_to_treatment: bool
     contraindications_answered: bool
+    contraindicated: bool
     risk_screened: bool
     lead_named: bool
     cover_named: bool
@@ -64,11 +68,10 @@ class Facts:
     formulation_told: bool
     contract_agreed: bool
     sessions_held: int
-    last_held_on: date | None
-    last_measured_on: date | None
+    measured_at_the_end: bool
     final_assessment_excused: bool
     responded: bool | None
-    follow_ups_booked: int
+    follow_ups_booked: frozenset[int]
     termination: Mapping[str, bool]
     recorded: Mapping[str, str]
     """Tasks recorded by hand: task code to `done` or `waived`."""
@@ -82,7 +85,7 @@ def task_status(task: Task, facts: Facts) -> str:
         "focus": facts.focus_decided,
         "formulation": facts.formulation_told,
         "contract": facts.contract_agreed,
-        "follow_ups": facts.follow_ups_booked > 0,
+        "follow_ups": facts.follow_ups_booked >= FOLLOW_UPS,
         "termination": facts.termination.get(task.code, False),
         "record": facts.recorded.get(task.code) == MET,
     }[task.met_by]
@@ -90,12 +93,14 @@ def task_status(task: Task, facts: Facts) -> str:
 
 
 def check_task_record(task: Task, status: str, reason: str, *, by_clinician: bool) -> None:
-    """Refuse a record of a task that a fact must meet, and a waiver without a clinician and a reason.
+    """Refuse a record of a task that a fact must meet, one that no clinician makes, and a waiver without a reason.
 
-    Raises TaskMetByRecord, ReasonMissing, OverrideByClinicianOnly.
+    Raises TaskMetByRecord, ClinicianOnly, ReasonMissing, OverrideByClinicianOnly.
     """
     if status == MET and task.met_by != "record":
         raise TaskMetByRecord(f"{task.code} is met by: {task.met_by}. It may be waived by a clinician with a reason.")
+    if status == MET and not by_clinician:
+        raise ClinicianOnly
     if status == WAIVED and not reason.strip():
         raise ReasonMissing(faults=[Fault("/reason", "a waiver needs a reason")])
     if status == WAIVED and not by_clinician:
@@ -111,12 +116,15 @@ def unmet_conditions(to: str, facts: Facts, protocol: Protocol) -> list[Unmet]:
 def check_transition(to: str, facts: Facts, protocol: Protocol, *, reason: str, by_clinician: bool) -> list[Unmet]:
     """Return the conditions that a clinician's override passes over (none: the gate was open).
 
-    Raises EpisodeNotRunning, PhaseNotNext, PhaseGateShut with every unmet condition, OverrideByClinicianOnly.
+    Raises EpisodeNotRunning, PhaseNotNext, ClinicianOnly, PhaseGateShut with every unmet condition,
+    OverrideByClinicianOnly.
     """
     if facts.status not in RUNNING:
         raise EpisodeNotRunning(f"The status is {facts.status}.")
     if NEXT.get(facts.phase) != to:
         raise PhaseNotNext(f"After {facts.phase} comes {NEXT.get(facts.phase, 'nothing')}.")
+    if to in CLINICIANS_COMMAND and not by_clinician:
+        raise ClinicianOnly
     unmet = unmet_conditions(to, facts, protocol)
     if unmet and not reason.strip():
         raise PhaseGateShut(f"{len(unmet)} conditions are unmet; a clinician may override them with a reason.", unmet=unmet)
@@ -155,28 +163,25 @@ def _into_middle(facts: Facts, protocol: Protocol) -> list[Unmet]:
 
 
 def _into_termination(facts: Facts, protocol: Protocol) -> list[Unmet]:
-    """Ending is a clinician's command, never an automatic step; there is only something to end after a middle phase."""
-    del protocol
-    if facts.contract_agreed:
-        return []
-    return [Unmet("contract_agreed", "The end date is part of an agreed contract.", "IPTUK, Stages of IPT")]
+    """Return nothing: the ending is a clinician's command, and what is missing then is shown as a flag."""
+    del facts, protocol
+    return []
 
 
 def _into_follow_up(facts: Facts, protocol: Protocol) -> list[Unmet]:
     unmet = _owed_tasks("termination", facts, protocol)
-    if not (_measured_at_the_end(facts) or facts.final_assessment_excused):
+    if not (facts.measured_at_the_end or facts.final_assessment_excused):
         text = "A final measure lies within 14 days of the last session held, or is recorded as refused or unreachable."
         unmet.append(Unmet("final_measure_taken", text, "clinical 3.2 and 0a, own design"))
-    if facts.responded is False and task_status(protocol.task("alternative_offered"), facts) == OWED:
-        text = "The patient has not responded: another treatment is offered."
+    if facts.responded is not True and task_status(protocol.task("alternative_offered"), facts) == OWED:
+        text = "The patient has not responded, as far as measured: another treatment is offered."
         unmet.append(Unmet("alternative_offered", text, "The Guide to IPT, chapter 9"))
     return unmet
 
 
-def _measured_at_the_end(facts: Facts) -> bool:
-    if facts.last_held_on is None or facts.last_measured_on is None:
-        return False
-    return abs(facts.last_measured_on - facts.last_held_on) <= FINAL_MEASURE_WITHIN
+def measured_at_the_end(last_held_on: date | None, measured_on: Iterable[date]) -> bool:
+    """Tell whether a whole final measure lies within 14 days of the last session held."""
+    return last_held_on is not None and any(abs(day - last_held_on) <= FINAL_MEASURE_WITHIN for day in measured_on)
 
 
 def _owed_tasks(phase: str, facts: Facts, protocol: Protocol) -> list[Unmet]:
@@ -188,21 +193,35 @@ def _owed_tasks(phase: str, facts: Facts, protocol: Protocol) -> list[Unmet]:
 
 
 def flags_of(facts: Facts, protocol: Protocol, contracted: int | None, end_told_at_session: int | None) -> list[str]:
-    """Return what a clinician should see and nothing refuses: a long beginning, a late notice of the end, an overrun."""
-    flags = []
+    """Return what a clinician should see and nothing refuses.
+
+    A contraindication, a long beginning, no contract, an overrun, and the notice of the end: due with two sessions left,
+    late when it was told with fewer.
+    """
+    flags = ["contraindication_recorded"] if facts.contraindicated else []
     if facts.phase == "initial" and facts.sessions_held > protocol.initial_sessions_max:
         flags.append("initial_phase_long")
-    if contracted is not None and facts.sessions_held > contracted:
+    if contracted is None:
+        return [*flags, "contract_missing"] if facts.phase in {"middle", "termination"} else flags
+    if facts.sessions_held > contracted:
         flags.append("sessions_beyond_contract")
-    left = None if contracted is None else contracted - facts.sessions_held
-    if facts.phase in {"middle", "termination"} and left is not None and left < NOTICE_OF_THE_END_SESSIONS and end_told_at_session is None:
-        flags.append("notice_of_the_end_due")
+    if facts.phase in {"middle", "termination"}:
+        if end_told_at_session is None and contracted - facts.sessions_held <= NOTICE_OF_THE_END_SESSIONS:
+            flags.append("notice_of_the_end_due")
+        if end_told_at_session is not None and contracted - end_told_at_session < NOTICE_OF_THE_END_SESSIONS:
+            flags.append("notice_of_the_end_late")
     return flags
 
 
-def proposal_of(facts: Facts, protocol: Protocol, contracted: int | None, last_middle: int | None) -> str | None:
-    """Return `start_termination` when the plan's middle sessions are used up: a proposal, never applied by itself."""
-    del protocol
-    if facts.phase == "middle" and contracted is not None and last_middle is not None and facts.sessions_held >= last_middle:
+def proposal_of(facts: Facts, contracted: int | None, last_middle: int | None) -> str | None:
+    """Return a proposal, which is never applied by itself; a contraindication stops automatic planning.
+
+    `start_termination` when the plan's middle sessions are used up, `amend_contract` when the contract is overrun.
+    """
+    if facts.contraindicated or contracted is None:
+        return None
+    if facts.sessions_held > contracted:
+        return "amend_contract"
+    if facts.phase == "middle" and last_middle is not None and facts.sessions_held >= last_middle:
         return "start_termination"
     return None

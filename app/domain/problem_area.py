@@ -17,7 +17,7 @@ AREAS = (GRIEF, DISPUTE, TRANSITION, DEFICITS)
 VALUES: Mapping[str, float | None] = {"absent": 0.0, "possible": 0.5, "present": 1.0, "unknown": None}
 ANSWERS = (*VALUES, "not_applicable")
 OPEN = {"present", "possible"}
-DEATHS = {"death"}
+DEATHS = {"death", "anniversary"}  # what a death or its anniversary carries is grief
 DISCLAIMER = (
     "For use by qualified mental-health professionals. The ranking shows how recorded facts match published descriptions "
     "of IPT problem areas. It is not a diagnosis and does not replace clinical judgement. Check each listed fact. "
@@ -29,6 +29,18 @@ CONTRADICTIONS = (
     ("onset_linked_to_conflict", "conflict_began_after_onset"),
     ("onset_linked_to_change", "change_adapted_to"),
     ("few_close_ties_before_onset", "isolation_began_with_illness"),
+    ("continuing_relation_with_other", "relation_ended"),
+)
+MAY_NOT_APPLY = {"persistent_yearning"}  # before six months; nothing else can be left out of the maximum
+LINKS = ("onset_linked_to_death", "onset_linked_to_conflict", "onset_linked_to_change")
+DISPUTE_STRATEGIES = frozenset(
+    {
+        "relate_onset_to_dispute",
+        "determine_the_stage",
+        "examine_nonreciprocal_expectations",
+        "find_parallels",
+        "examine_how_the_dispute_is_kept_going",
+    }
 )
 
 
@@ -181,9 +193,9 @@ def check_answers(answers: Mapping[str, Answer], events: Mapping[str, Event]) ->
     faults = [Fault(f"/answers/{code}", "is not an indicator of ruleset 1.0") for code in answers if code not in known]
     faults += [Fault(f"/answers/{c}/value", f"must be one of {', '.join(ANSWERS)}") for c, a in answers.items() if a.value not in ANSWERS]
     faults += [
-        Fault(f"/answers/{c}/value", "a gate cannot be not_applicable")
+        Fault(f"/answers/{c}/value", "cannot be not_applicable; only persistent_yearning can, before six months")
         for c, a in answers.items()
-        if c in known and known[c].kind == "gate" and a.value == "not_applicable"
+        if c in known and a.value == "not_applicable" and c not in MAY_NOT_APPLY
     ]
     if DEFICITS_GATE in answers:
         faults.append(Fault(f"/answers/{DEFICITS_GATE}", "is computed from the other areas and cannot be answered"))
@@ -203,25 +215,53 @@ def _contradictions(answers: Mapping[str, Answer]) -> Iterable[Fault]:
 
 
 def _misplaced_events(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> Iterable[Fault]:
-    for code, answer in answers.items():
-        if answer.life_event_id is not None and answer.life_event_id not in events:
-            yield Fault(f"/answers/{code}/life_event_id", "is no life event of this episode")
-    for code in ("role_change_identified", "onset_linked_to_change"):
-        event = events.get(_event_of(answers, code) or "")
-        if event and event.type in DEATHS:
-            yield Fault(f"/answers/{code}/life_event_id", "a death carries grief; what followed from it needs an event of its own")
-    for code in ("role_change_identified", "onset_linked_to_change"):
-        own = _event_of(answers, code)
-        if own and own in {_event_of(answers, "significant_person_died"), _event_of(answers, "onset_linked_to_death")}:
-            yield Fault(f"/answers/{code}/life_event_id", "one life event may carry one area only, and this one carries grief")
-    linked = any(e.linked_to_onset == "clear" for e in events.values())
-    if linked and _value(answers, "no_life_event_near_onset") == "present":
-        yield Fault("/answers/no_life_event_near_onset", "contradicts a life event that is clearly linked to the onset")
+    carried: dict[str, str] = {}
+    for area in ruleset().areas:
+        for indicator in (area.gate, *area.indicators):
+            event_id = _event_of(answers, indicator.code)
+            pointer = f"/answers/{indicator.code}/life_event_id"
+            if event_id is None or indicator.kind == "against":
+                continue
+            if event_id not in events:
+                yield Fault(pointer, "is no life event of this episode")
+            elif area.code == TRANSITION and events[event_id].type in DEATHS:
+                yield Fault(pointer, "a death carries grief; what followed from it needs an event of its own")
+            elif carried.setdefault(event_id, area.code) != area.code:
+                yield Fault(pointer, f"one life event may carry one area only, and this one carries {carried[event_id]}")
+    yield from _events_near_onset(answers, events)
+
+
+def _events_near_onset(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> Iterable[Fault]:
+    """Hold "no life event near onset" against events that are linked: marked so, or cited by a temporal link."""
+    claim = _value(answers, "no_life_event_near_onset")
+    marked = {e.linked_to_onset for e in events.values()}
+    cited = any(_value(answers, c) in OPEN and _event_of(answers, c) for c in LINKS)
+    if (claim in OPEN and ("clear" in marked or cited)) or (claim == "present" and "possible" in marked):
+        yield Fault("/answers/no_life_event_near_onset", "contradicts a life event that is linked to the onset")
+
+
+def _weighed(answers: Mapping[str, Answer]) -> Mapping[str, Answer]:
+    """Return the answers as they count.
+
+    Where somebody has died, a transition must rest on an event of its own: without one its gate and its temporal link
+    are unknown. A contra-indicator about the death leaves a transition alone that rests on another event.
+    """
+    found = dict(answers)
+    if _value(answers, "significant_person_died") in OPEN:
+        for code in ("role_change_identified", "onset_linked_to_change"):
+            if _value(answers, code) in OPEN and _event_of(answers, code) is None:
+                found[code] = Answer("unknown")
+    death = answers.get("change_is_a_death")
+    rests_elsewhere = _event_of(answers, "role_change_identified") and not _death_shuts_transition(answers)
+    if death is not None and death.value in OPEN and death.life_event_id is not None and rests_elsewhere:
+        found["change_is_a_death"] = Answer("not_applicable", death.relationship_id, death.life_event_id)
+    return found
 
 
 def classify(answers: Mapping[str, Answer]) -> Classification:
     """Rank the four areas by ruleset 1.0. Pure: the same answers give the same result. Expects checked answers."""
     rules = ruleset()
+    answers = _weighed(answers)
     others = [_area_result(rules, area, answers) for area in rules.areas if area.code != DEFICITS]
     results = (*others, _deficits_result(rules, answers, others))
     standing = [r for r in results if r.status == "eligible"]
@@ -237,7 +277,7 @@ def classify(answers: Mapping[str, Answer]) -> Classification:
         suggested_primary=primary,
         suggested_secondary=_secondary(rules, primary, ranking),
         areas=results,
-        questions=_questions(rules, answers),
+        questions=_questions(rules, answers, results),
     )
 
 
@@ -328,18 +368,23 @@ def _order(rules: Ruleset, result: AreaResult, answers: Mapping[str, Answer]) ->
 def _ranked(rules: Ruleset, standing: list[AreaResult], answers: Mapping[str, Answer]) -> tuple[AreaResult, ...]:
     """Order by score; areas within reach of the top score go by temporal link, then by the patient's choice."""
     top = max((r.score or 0 for r in standing), default=0)
-    near = [r for r in standing if top - (r.score or 0) < rules.tie_within]
+    near = [r for r in standing if _near(rules, r, top)]
     rest = [r for r in standing if r not in near]
     near.sort(key=lambda r: (*_order(rules, r, answers), r.score or 0), reverse=True)
     rest.sort(key=lambda r: r.score or 0, reverse=True)
     return (*near, *rest)
 
 
+def _near(rules: Ruleset, result: AreaResult, top: int) -> bool:
+    """Tell whether an area is within reach of the top: under `possible_from` it takes no part in a tie."""
+    return top - (result.score or 0) < rules.tie_within and ((result.score or 0) >= rules.possible_from or top < rules.possible_from)
+
+
 def _tied(rules: Ruleset, ranking: tuple[AreaResult, ...], answers: Mapping[str, Answer]) -> tuple[str, ...]:
     top = max((r.score or 0 for r in ranking), default=0)
     if top < rules.possible_from:
         return ()
-    near = [r for r in ranking if top - (r.score or 0) < rules.tie_within]
+    near = [r for r in ranking if _near(rules, r, top)]
     best = max(_order(rules, r, answers) for r in near)
     first = [r.area for r in near if _order(rules, r, answers) == best]
     return tuple(first) if len(first) > 1 else ()
@@ -350,27 +395,32 @@ def _reaches(rules: Ruleset, result: AreaResult) -> bool:
 
 
 def _outcome(rules: Ruleset, results: Iterable[AreaResult], ranking: tuple[AreaResult, ...], tied: tuple[str, ...]) -> str:
+    """Name what the ranking is worth. It is final only when no area within reach, and no open gate, can still overturn it."""
+    results = tuple(results)
     if not any(_reaches(rules, r) for r in ranking):
         return "needs_information" if any(r.status == "needs_information" for r in results) else "no_area_stands"
     if tied:
         return "decision_required"
-    return "provisional" if ranking[0].provisional else "suggested"
+    top = max(r.score or 0 for r in ranking)
+    thin = any(r.provisional for r in ranking if _near(rules, r, top))
+    unasked = any(r.status == "needs_information" and r.area != DEFICITS and r.upper >= top for r in results)
+    return "provisional" if thin or unasked else "suggested"
 
 
 def _secondary(rules: Ruleset, primary: str | None, ranking: tuple[AreaResult, ...]) -> str | None:
     if primary in {None, DEFICITS}:
         return None
-    return next((r.area for r in ranking if r.area not in {primary, DEFICITS} and _reaches(rules, r)), None)
+    return next((r.area for r in ranking if r.area not in {primary, DEFICITS} and _reaches(rules, r) and not r.provisional), None)
 
 
-def _questions(rules: Ruleset, answers: Mapping[str, Answer]) -> tuple[Question, ...]:
+def _questions(rules: Ruleset, answers: Mapping[str, Answer], results: Iterable[AreaResult]) -> tuple[Question, ...]:
     """List what is unknown: first the gates, then by weight. An area that is shut asks nothing more."""
+    shut = {r.area for r in results if r.status == "not_eligible"}
     asked = []
     for area in rules.areas:
-        gate = _value(answers, area.gate.code)
-        if gate == "absent":
+        if area.code in shut:
             continue
-        if area.code != DEFICITS and gate == "unknown":
+        if area.code != DEFICITS and _value(answers, area.gate.code) == "unknown":
             asked.append(Question(area.code, area.gate.code, area.gate.question, sum(max(0, i.weight) for i in area.indicators)))
         asked += [Question(area.code, i.code, i.question, abs(i.weight)) for i in area.indicators if _value(answers, i.code) == "unknown"]
     return tuple(sorted(asked, key=lambda q: -q.weight))

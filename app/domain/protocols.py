@@ -10,6 +10,7 @@ from app.domain.reading import read_catalogue
 
 MIDDLE_SESSIONS_OF_A_FULL_COURSE = 8  # Source: the founding description, "at a minimum, the next 8 sessions"
 FULL_COURSE_FROM_SESSIONS = 12  # Source: the founding description, "12 to 16 one-hour weekly sessions"
+SHORTEST_BEGINNING = 2  # own design: assessment and inventory need two sessions
 LONGEST_COURSE = 200  # own design: a bound on what can be contracted, monthly maintenance over years included
 
 
@@ -64,7 +65,7 @@ class Protocol:
     weeks_min: int
     weeks_max: int
     minutes: int
-    extension_sessions_min: int
+    extension_weeks_min: int
     initial_sessions_min: int
     initial_sessions_max: int
     middle_sessions_min: int
@@ -90,23 +91,45 @@ class Plan:
     initial: tuple[int, int]
     middle: tuple[int, int]
     termination: tuple[int, int]
+    departures: tuple[str, ...] = ()
 
 
 def plan_for(protocol: Protocol, sessions: int, per_week: float = 1.0) -> Plan:
     """Scale the protocol's boundaries to a contracted number of sessions.
 
-    The beginning takes at most a quarter, the ending the protocol's last weeks (four in a full course), the middle
-    the rest. At the protocol's own upper number the published boundaries stand as they are.
+    The beginning takes at most a quarter, the ending the protocol's last weeks (four in a full course), the middle the
+    rest, at least the protocol's. Where not all of that fits, the beginning shrinks first (to two sessions), then the
+    ending, and the plan says so. At the protocol's own upper number, weekly, the published boundaries stand.
     Source: own design after the founding description (0a: boundaries scale with the contracted number).
     """
-    if sessions == protocol.boundaries["termination"][1]:
-        return Plan(**{name: (span[0], span[1]) for name, span in protocol.boundaries.items()})
+    if sessions == protocol.boundaries["termination"][1] and per_week == 1.0:
+        spans = {name: (span[0], span[1]) for name, span in protocol.boundaries.items()}
+        return Plan(spans["initial"], spans["middle"], spans["termination"])
     ending = max(1, min(sessions - 1, int(protocol.termination_weeks * per_week)))
     beginning = max(1, min(protocol.initial_sessions_max, sessions // 4))
+    wanted = ending
     if sessions >= FULL_COURSE_FROM_SESSIONS and protocol.middle_sessions_min >= MIDDLE_SESSIONS_OF_A_FULL_COURSE:
-        ending = max(1, min(ending, sessions - beginning - protocol.middle_sessions_min))
+        room = sessions - protocol.middle_sessions_min
+        beginning = max(SHORTEST_BEGINNING, min(beginning, room - ending))
+        ending = max(1, min(ending, room - beginning))
     last_of_middle = max(beginning, sessions - ending)
-    return Plan((1, beginning), (beginning + 1, last_of_middle), (last_of_middle + 1, sessions))
+    said = (
+        () if ending == wanted else (f"The ending takes {ending} sessions instead of {wanted}: {sessions} sessions hold no more beside the middle.",)
+    )
+    return Plan((1, beginning), (beginning + 1, last_of_middle), (last_of_middle + 1, sessions), said)
+
+
+def extension_faults(protocol: Protocol, sessions: int, per_week: float) -> list[Fault]:
+    """Return what is wrong with a contracted number. A longer course adds the protocol's weeks of extension or more."""
+    if sessions < protocol.sessions_min:
+        return [Fault("/sessions", f"{protocol.code} runs for {protocol.sessions_min} to {protocol.sessions_max} sessions")]
+    if sessions <= protocol.sessions_max:
+        return []
+    if not protocol.extension_weeks_min:
+        return [Fault("/sessions", f"{protocol.code} runs for {protocol.sessions_min} to {protocol.sessions_max} sessions")]
+    if (sessions - protocol.sessions_max) / per_week < protocol.extension_weeks_min:
+        return [Fault("/sessions", f"an extension adds {protocol.extension_weeks_min} weeks or more")]
+    return []
 
 
 def protocol_from(mapping: Mapping[str, Any], tasks: tuple[Task, ...]) -> Protocol:
@@ -138,7 +161,7 @@ _NUMBERS = [
     "weeks_min",
     "weeks_max",
     "minutes",
-    "extension_sessions_min",
+    "extension_weeks_min",
     "initial_sessions_min",
     "initial_sessions_max",
     "middle_sessions_min",

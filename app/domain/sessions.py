@@ -1,7 +1,8 @@
 """Sessions: one contact each. A session gets its number when it is held; recording one is never refused by a phase."""
 
 from collections.abc import Mapping, Sequence
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
+from typing import Any
 
 from app.domain.errors import Conflict, Fault, Invalid
 
@@ -12,11 +13,13 @@ ATTENDANCE = {
     "cancelled": ("cancelled_by_patient", "cancelled_by_provider"),
 }
 MODES = ("in_person", "video", "phone", "text")
-NEXT = {"scheduled": ("held", "missed", "cancelled")}
+NEXT = {"scheduled": ("held", "missed", "cancelled"), "missed": ("held",), "cancelled": ("held",)}
+CLOCK_TOLERANCE = timedelta(minutes=15)  # own design: a phone's clock may be ahead of ours
+USUAL_AREAS = 2
 
 
 class SessionNotScheduled(Conflict):
-    """Only a scheduled session can be held, missed or cancelled; a record is corrected as entered in error."""
+    """A session that was held is corrected as entered in error; one that was not can still be recorded as held."""
 
 
 class SessionInvalid(Invalid):
@@ -33,10 +36,8 @@ def check_session(fields: Mapping[str, object], now: datetime) -> None:
     """Raise SessionInvalid for a held session in the future, or an attendance that does not fit the status."""
     faults = []
     status, starts_at = str(fields["status"]), fields.get("starts_at")
-    if status == "held" and isinstance(starts_at, datetime) and starts_at > now:
+    if status == "held" and isinstance(starts_at, datetime) and starts_at > now + CLOCK_TOLERANCE:
         faults.append(Fault("/starts_at", "a held session cannot lie in the future"))
-    if status == "held" and fields.get("minutes") is None:
-        faults.append(Fault("/minutes", "is needed for a held session"))
     attendance = fields.get("attendance")
     if attendance is not None and attendance not in ATTENDANCE.get(status, ()):
         allowed = ", ".join(ATTENDANCE.get(status, ())) or "nothing"
@@ -45,9 +46,18 @@ def check_session(fields: Mapping[str, object], now: datetime) -> None:
         raise SessionInvalid(faults=faults)
 
 
-def flags_of(day: date, opened_on: date, ends_on: date | None) -> list[str]:
-    """Return what is unusual and recorded all the same: before the episode, after the agreed end."""
+def flags_of(fields: Mapping[str, Any], day: date, opened_on: date, ends_on: date | None, own_strategies: set[str]) -> list[str]:
+    """Return what is unusual and recorded all the same.
+
+    Before the episode or after the agreed end, without a length, more areas than two, strategies of other areas.
+    """
     flags = []
+    if fields["status"] == "held" and fields.get("minutes") is None:
+        flags.append("minutes_missing")
+    if len(fields["focus_areas"]) > USUAL_AREAS:
+        flags.append("more_than_two_areas")
+    if fields["focus_areas"] and set(fields["strategies"]) - own_strategies:
+        flags.append("strategy_outside_focus")
     if day < opened_on:
         flags.append("before_episode")
     if ends_on is not None and day > ends_on:

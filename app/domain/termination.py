@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from app.domain.instruments import Instrument
+from app.domain.instruments import Instrument, Score, change
 
 UNPLANNED_REASONS = [
     "dropped_out_no_contact",
@@ -43,8 +43,8 @@ class FollowUpFinding:
     """What a follow-up shows against the end of treatment; positive `points` mean further improvement."""
 
     points: int
-    relapse: bool
-    late_reliable_improvement: bool
+    relapse: bool | None
+    late_reliable_improvement: bool | None
 
 
 def tasks_met(record: Mapping[str, object]) -> dict[str, bool]:
@@ -82,14 +82,14 @@ def follow_up_due(ended_on: date, months: int) -> date:
         return ended_on.replace(year=year, month=month, day=LAST_DAY_OF_EVERY_MONTH)
 
 
-def follow_up_finding(questionnaire: Instrument, at_end: int | None, at_follow_up: int | None) -> FollowUpFinding | None:
-    """Compare a follow-up total with the last one in treatment; None when either is missing.
+def follow_up_finding(questionnaire: Instrument, at_end: Score, at_follow_up: Score, *, adult: bool) -> FollowUpFinding | None:
+    """Compare a follow-up total with the last one in treatment; None when either has no total.
 
     Relapse: a case again after having been none at the end. Gains may still grow: they often peak 3 to 6 months
     after the end (the founding description).
     """
-    if at_end is None or at_follow_up is None:
+    found = change(questionnaire, at_end, at_follow_up, adult=adult, sessions_held=0)
+    if found is None or at_end.total is None or at_follow_up.total is None:
         return None
-    points = at_end - at_follow_up
-    relapse = at_end < questionnaire.caseness <= at_follow_up
-    return FollowUpFinding(points, relapse, points >= questionnaire.reliable_change)
+    relapse = at_end.total < questionnaire.caseness <= at_follow_up.total if adult else None
+    return FollowUpFinding(found.points, relapse, found.reliable == "improvement" if adult else None)

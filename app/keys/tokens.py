@@ -180,6 +180,7 @@ def read_assertion(token: str, keys: Mapping[str, Mapping[str, str]], issuer: st
     """
     claims = _verified(token, lambda header: _registered_key(header, keys))
     _check_times(claims, now, longest=ASSERTION_SECONDS)
+    _expect(claims["exp"] <= now + ASSERTION_SECONDS)
     _expect(claims.get("aud") == issuer and isinstance(claims.get("jti"), str) and 0 < len(claims["jti"]) <= 255)  # noqa: PLR2004
     _expect(isinstance(claims.get("sub"), str) and claims.get("iss") == claims["sub"])
     return Assertion(claims["sub"], claims["jti"], claims["exp"])
@@ -217,9 +218,11 @@ def _verified(token: str, key_for: Callable[[Mapping[str, Any]], Mapping[str, st
 def _parsed(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return header and claims, strictly parsed and unverified."""
     _expect(len(token) <= LONGEST_TOKEN and _SHAPE.fullmatch(token) is not None)
-    header, claims, signature = token.split(".")
-    _unb64(signature)
-    return _object(_unb64(header)), _object(_unb64(claims))
+    header, claims, signature = (_unb64(part) for part in token.split("."))
+    del signature
+    head = _object(header)
+    _expect(all(isinstance(value, str) for value in head.values()))
+    return head, _object(claims)
 
 
 def _object(raw: bytes) -> dict[str, Any]:
@@ -231,8 +234,17 @@ def _object(raw: bytes) -> dict[str, Any]:
         )
     except (ValueError, RecursionError) as error:
         raise TokenRefused from error
-    _expect(isinstance(found, dict))
+    _expect(isinstance(found, dict) and _plain(found))
     return dict(found)
+
+
+def _plain(value: Any) -> bool:
+    """Tell whether every text in a parsed value is visible ASCII: nothing that a database or a log could stumble on."""
+    if isinstance(value, str):
+        return value.isascii() and value.isprintable()
+    if isinstance(value, dict):
+        return all(_plain(k) and _plain(v) for k, v in value.items())
+    return all(map(_plain, value)) if isinstance(value, list) else True
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -178,7 +178,7 @@ WIFE_WANTS_AUTONOMY = Course(
             activity=6,
             initiative=4,
         ),
-        Visit(status="missed", mood=None, summary="Ill; told the practice the same morning."),
+        Visit(status="cancelled", summary="Ill; told the practice the same morning."),
         Visit(
             (1, 2, 1, 1, 1, 2, 1, 0, 0),
             (1, 1, 1, 1, 1, 1, 1),
@@ -764,9 +764,9 @@ CANNOT_FORM_RELATIONSHIPS = Course(
         Visit(status="missed", summary="Did not come, did not answer."),
     ],
     early_ending={
-        "reason": "dropped_out_no_contact",
+        "reason": "declined_focus",
         "tasks_done": ["contact_attempted_twice", "risk_checked_by_clinician", "letter_sent", "last_measure_carried"],
-        "note": "Reached on the second attempt: safe, and does not wish to go on now. Door kept open.",
+        "note": "Reached on the second attempt: risk asked and his answers noted; does not wish to go on now. Door kept open.",
     },
 )
 

@@ -147,7 +147,6 @@ class Playing:
             "lead_clinician_id": p.clinician_id,
             "cover_clinician_id": p.cover_id,
             "contraindications": [],
-            "contraindications_answered": True,
             "risk_screened": True,
             **c.episode,
         }
@@ -194,7 +193,7 @@ class Playing:
         body = {
             "starts_at": moment.isoformat(),
             "status": visit.status,
-            "attendance": {"held": "attended", "missed": "did_not_attend"}[visit.status],
+            "attendance": {"held": "attended", "missed": "did_not_attend", "cancelled": "cancelled_by_patient"}[visit.status],
             "mode": visit.mode,
             "minutes": self.course.minutes if visit.status == "held" else None,
             "focus_areas": list(visit.areas),
@@ -223,10 +222,12 @@ class Playing:
         if alert is not None:
             path = f"/v1/risk-alerts/{alert['id']}"
             await self.player.post(f"{path}/acknowledgements", {}, as_clinician=True)
-            await self.player.post(
-                f"{path}/closure", {"closing_note": "Seen the same day; safety plan reviewed with the patient."}, as_clinician=True
-            )
-            self.say(f"  [red]Risk alert[/red] ({alert['level']}): {alert['triggers'][-1]['reason']}, closed by the clinician with a note.")
+            reason = alert["triggers"][-1]["reason"]
+            note = "Asked in the session; the patient's answer and the plan made together are in the notes."
+            if reason == "risk_item_not_answered":
+                note = "The item was left open; asked about it in the session, answer noted."
+            await self.player.post(f"{path}/closure", {"closing_note": note}, as_clinician=True)
+            self.say(f"  [red]Risk alert[/red] ({alert['level']}): {reason}, closed by the clinician with a note.")
         return f"{code} {found['total']} ({found['band']})" if found["total"] is not None else f"{code} without a total"
 
     async def focus(self) -> None:
@@ -265,13 +266,14 @@ class Playing:
     async def enter(self, to: str, at: datetime) -> None:
         """Enter the next phase; a shut gate first says what it lacks, and the tasks that a record meets are recorded."""
         body = {"to": to, "occurred_at": at.isoformat()}
-        answer = await self.player.send("POST", f"{self.episode}/phase/transitions", body)
+        answer = await self.player.send("POST", f"{self.episode}/phase/transitions", body, as_clinician=True)
         if answer.status_code == 409:
             unmet = [u["code"] for u in answer.json()["unmet"]]
-            self.say(f"Gate to {to}: shut, unmet: {', '.join(unmet)}.")
+            self.say(f"Gate to {to}: shut, unmet: {', '.join(unmet)}. The clinician records them.")
             for task in unmet:
-                await self.player.put(f"{self.episode}/phase/tasks/{task}", {"status": "done", "done_on": at.date().isoformat()})
-            answer = await self.player.send("POST", f"{self.episode}/phase/transitions", body)
+                done = {"status": "done", "done_on": at.date().isoformat()}
+                await self.player.put(f"{self.episode}/phase/tasks/{task}", done, as_clinician=True)
+            answer = await self.player.send("POST", f"{self.episode}/phase/transitions", body, as_clinician=True)
         if not answer.is_success:
             raise PlayedWrong(answer.text)
         self.say(f"[green]Phase: {to}.[/green]")
@@ -306,7 +308,7 @@ class Playing:
         """Record the unplanned ending with what was done about it."""
         last = self.when(len(self.course.visits))
         body = {"ended_on": (last + 2 * WEEK).date().isoformat(), **(self.course.early_ending or {})}
-        found = await self.player.post(f"{self.episode}/early-ending", body)
+        found = await self.player.post(f"{self.episode}/early-ending", body, as_clinician=True)
         self.say(f"Ended early: {found['reason']}; last PHQ-9 available {found['last_total']}; done: {', '.join(found['tasks_done'])}.")
         await self.conclude()
 

@@ -13,7 +13,6 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.exc import DBAPIError
 from uuid_utils.compat import uuid7
 
 from app.store.database import Connection, Database, DatabaseAway
@@ -21,7 +20,9 @@ from app.store.tables.door import security_event
 from app.store.tables.record import audit_event
 
 MOST_IN_ONE_INSERT = 200
-MOST_RESOURCES = 100
+MOST_RESOURCES = 200
+WRITE_WITHIN_SECONDS = 2.0
+STOP_WITHIN_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +105,8 @@ class AuditTrail:
 
     async def stop(self) -> None:
         """Write what is waiting, then stop."""
-        while self._waiting:  # noqa: ASYNC110 - once in the life of a process
+        deadline = asyncio.get_running_loop().time() + STOP_WITHIN_SECONDS
+        while self._waiting and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 - once in the life of a process
             await asyncio.sleep(0.01)
         if self._writer is not None:
             self._writer.cancel()
@@ -115,7 +117,10 @@ class AuditTrail:
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((entry, done))
         self._something.set()
-        await done
+        try:
+            await asyncio.wait_for(done, WRITE_WITHIN_SECONDS)
+        except TimeoutError:
+            raise DatabaseAway from None
 
     async def _write_for_ever(self) -> None:
         while True:
@@ -125,10 +130,10 @@ class AuditTrail:
                 self._something.clear()
             try:
                 await self._insert([entry for entry, _ in batch])
-            except (DatabaseAway, DBAPIError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it was, these rows are not written and the writer goes on
                 for _, done in batch:
                     if not done.done():
-                        done.set_exception(DatabaseAway(str(error)))
+                        done.set_exception(DatabaseAway(type(error).__name__))
             else:
                 for _, done in batch:
                     if not done.done():

@@ -33,7 +33,8 @@ SESSION = {
 }
 RETRIED = {"40001", "40P01"}
 UNIQUE_VIOLATION = "23505"
-AWAY = ("08", "57P", "53")
+AWAY = ("08", "57P", "57014", "53")
+OUT_OF_RANGE = ("22", "23514")
 DURABILITY = ("fsync", "full_page_writes")
 
 
@@ -51,6 +52,10 @@ class TryAgain(Exception):
 
 class UniqueTaken(Exception):
     """Another row holds the unique key: the loser of a race that a check before the write could not see."""
+
+
+class OutOfRange(Exception):
+    """A value passed every check before the database's own: a bound stands in one place and not in the other."""
 
 
 class Unsafe(Exception):
@@ -139,6 +144,7 @@ class Database:
             pool_timeout=CHECKOUT_SECONDS,
             pool_reset_on_return=None,
             isolation_level="AUTOCOMMIT",
+            hide_parameters=True,
             json_serializer=lambda v: orjson.dumps(v, default=str).decode(),
             json_deserializer=orjson.loads,
             connect_args=arguments,
@@ -244,6 +250,8 @@ def _translation(error: BaseException | None) -> Exception | None:
         return TryAgain()
     if state == UNIQUE_VIOLATION:
         return UniqueTaken()
+    if state.startswith(OUT_OF_RANGE):
+        return OutOfRange()
     if state.startswith(AWAY) or state == "55P03":
         return DatabaseAway()
     if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)) and state == "":

@@ -62,7 +62,8 @@ async def revoked(connection: Connection, now: datetime) -> list[Row]:
 async def revoke(connection: Connection, kind: str, value: str, now: datetime, expires_at: datetime | None) -> None:
     """Note a revocation; every process reads it within seconds."""
     values = {"id": uuid7(), "kind": kind, "value": value, "revoked_at": now, "expires_at": expires_at}
-    await connection.run(insert(revocation).values(values).on_conflict_do_nothing())
+    again = {"revoked_at": now, "expires_at": expires_at}
+    await connection.run(insert(revocation).values(values).on_conflict_do_update(index_elements=["kind", "value"], set_=again))
 
 
 async def add_partner(connection: Connection, row: dict[str, Any], setting: dict[str, Any], now: datetime) -> None:

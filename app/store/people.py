@@ -42,6 +42,7 @@ async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUI
             k.c.key_version,
             s.c.classifier_on,
             s.c.risk_responder,
+            s.c.secondary_responder,
             s.c.crisis_text,
             p.c.locale,
         )

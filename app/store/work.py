@@ -48,6 +48,9 @@ async def gate_facts(connection: Connection, episode_id: UUID, patient_id: UUID)
     tasks = sa.select(sa.func.coalesce(sa.func.jsonb_object_agg(phase_task.c.task, phase_task.c.status), sa.text("'{}'::jsonb"))).where(
         *of(phase_task)
     )
+    booked = sa.select(sa.func.coalesce(sa.func.jsonb_agg(follow_up.c.months), sa.text("'[]'::jsonb"))).where(
+        *of(follow_up, follow_up.c.status != "declined")
+    )
     query = sa.select(
         consented.label("consented"),
         roles.scalar_subquery().label("roles"),
@@ -55,7 +58,7 @@ async def gate_facts(connection: Connection, episode_id: UUID, patient_id: UUID)
         sa.select(sa.func.count()).where(*of(relationship, relationship.c.deleted_at.is_(None))).scalar_subquery().label("relationships"),
         sa.select(sa.func.count()).where(*held).scalar_subquery().label("sessions_held"),
         sa.select(sa.func.max(session.c.starts_at)).where(*held).scalar_subquery().label("last_held_at"),
-        sa.select(sa.func.count()).where(*of(follow_up, follow_up.c.status != "declined")).scalar_subquery().label("follow_ups"),
+        booked.scalar_subquery().label("follow_ups"),
         single(focus.c.patient_agreed, *of(focus)).label("focus_agreed"),
         single(formulation.c.told_on, *of(formulation)).label("formulation_told_on"),
         single(contract.c.patient_agreed, *of(contract)).label("contract_agreed"),
@@ -128,11 +131,21 @@ async def page_chart(
 async def page_alerts(
     connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[Row]:
-    """Return a page of alerts, the one due first in front."""
+    """Return a page of alerts in the order of their opening: a key that never moves, so no page loses one."""
     query = sa.select(risk_alert).where(
         own(connection, risk_alert), in_caseload(connection, clinician_id, episode_id=risk_alert.c.episode_id), *_conditions(risk_alert, filters)
     )
-    return await page(connection, query, [risk_alert.c.due_at, risk_alert.c.id], after, limit)
+    return await page(connection, query, [risk_alert.c.opened_at, risk_alert.c.id], after, limit)
+
+
+async def page_sessions(
+    connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
+) -> list[Row]:
+    """Return a page of the caseload's sessions by id."""
+    query = sa.select(session).where(
+        own(connection, session), in_caseload(connection, clinician_id, episode_id=session.c.episode_id), *_conditions(session, filters)
+    )
+    return await page(connection, query, [session.c.id], after, limit)
 
 
 async def find_alert(connection: Connection, alert_id: UUID, clinician_id: UUID | None) -> Row | None:

@@ -58,7 +58,7 @@ def upgrade() -> None:
         sa.Column("value", sa.Text(), nullable=False),
         sa.Column("revoked_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("expires_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('client', 'token')", name=op.f("ck_revocation_kind")),
+        sa.CheckConstraint("kind IN ('client', 'clinician', 'token')", name=op.f("ck_revocation_kind")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_revocation")),
         sa.UniqueConstraint("kind", "value", name=op.f("uq_revocation_kind_value")),
     )
@@ -151,7 +151,8 @@ def upgrade() -> None:
         "idempotency_key",
     )
     grant("SELECT", "partner", "signing_key", "client", "client_secret", "client_key")
-    grant("SELECT, INSERT", "revocation", "used_assertion")
+    grant("SELECT, INSERT", "used_assertion")
+    grant("SELECT, INSERT, UPDATE", "revocation")
     grant("SELECT, INSERT, UPDATE", "idempotency_key")
     grant("SELECT, UPDATE", "partner_setting")
     grant("INSERT", "security_event")

@@ -178,6 +178,7 @@ def upgrade() -> None:
         sa.Column("ends_on", sa.Date(), nullable=False),
         sa.Column("agreed_on", sa.Date(), nullable=True),
         sa.Column("patient_agreed", sa.Boolean(), nullable=False),
+        sa.Column("severity", sa.Text(), nullable=True),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
@@ -185,9 +186,10 @@ def upgrade() -> None:
         sa.CheckConstraint("agreed_on BETWEEN '1900-01-01' AND '2100-12-31'", name=op.f("ck_contract_agreed_on")),
         sa.CheckConstraint("ends_on BETWEEN '1900-01-01' AND '2100-12-31'", name=op.f("ck_contract_ends_on")),
         sa.CheckConstraint("frequency IN ('twice_weekly', 'weekly', 'fortnightly', 'monthly')", name=op.f("ck_contract_frequency")),
+        sa.CheckConstraint("severity IN ('mild', 'moderate', 'severe')", name=op.f("ck_contract_severity")),
         sa.CheckConstraint("starts_on BETWEEN '1900-01-01' AND '2100-12-31'", name=op.f("ck_contract_starts_on")),
         sa.CheckConstraint("ends_on >= starts_on", name=op.f("ck_contract_order")),
-        sa.CheckConstraint("minutes BETWEEN 5 AND 240", name=op.f("ck_contract_minutes")),
+        sa.CheckConstraint("minutes BETWEEN 1 AND 600", name=op.f("ck_contract_minutes")),
         sa.CheckConstraint("sessions BETWEEN 1 AND 200", name=op.f("ck_contract_sessions")),
         sa.CheckConstraint("version > 0", name=op.f("ck_contract_version")),
         sa.ForeignKeyConstraint(["partner_id", "episode_id"], ["episode.partner_id", "episode.id"], name=op.f("fk_contract_episode")),
@@ -267,6 +269,7 @@ def upgrade() -> None:
         sa.Column("risk_asked", sa.Boolean(), nullable=False),
         sa.Column("entered_in_error", sa.Boolean(), nullable=False),
         sa.Column("flags", JSONB(none_as_null=True), nullable=False),
+        sa.Column("joint_relationship_id", sa.Uuid(), nullable=True),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
@@ -285,9 +288,14 @@ def upgrade() -> None:
         sa.CheckConstraint("therapist_activity BETWEEN 0 AND 10", name=op.f("ck_session_therapist_activity")),
         sa.CheckConstraint("version > 0", name=op.f("ck_session_version")),
         sa.ForeignKeyConstraint(["partner_id", "episode_id"], ["episode.partner_id", "episode.id"], name=op.f("fk_session_episode")),
+        sa.ForeignKeyConstraint(
+            ["partner_id", "joint_relationship_id"], ["relationship.partner_id", "relationship.id"], name=op.f("fk_session_relationship")
+        ),
         sa.ForeignKeyConstraint(["partner_id", "patient_id"], ["patient.partner_id", "patient.id"], name=op.f("fk_session_patient")),
         sa.PrimaryKeyConstraint("partner_id", "id", name=op.f("pk_session")),
-        sa.UniqueConstraint("partner_id", "external_ref", name=op.f("uq_session_partner_id_external_ref")),
+    )
+    op.create_index(
+        "ix_session_external_ref", "session", ["partner_id", "external_ref"], unique=True, postgresql_where=sa.text("NOT entered_in_error")
     )
     op.create_index(
         "ix_session_number",
@@ -347,6 +355,7 @@ def upgrade() -> None:
         sa.Column("missing", JSONB(none_as_null=True), nullable=False),
         sa.Column("prorated", sa.Boolean(), nullable=False),
         sa.Column("received_late_seconds", sa.BigInteger(), nullable=True),
+        sa.Column("clock_ahead_seconds", sa.BigInteger(), nullable=True),
         sa.Column("entered_in_error", sa.Boolean(), nullable=False),
         sa.Column("sealed", sa.LargeBinary(), nullable=True),
         sa.Column("version", sa.Integer(), nullable=False),
@@ -380,6 +389,7 @@ def upgrade() -> None:
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("triggers", JSONB(none_as_null=True), nullable=False),
         sa.Column("responder", sa.Text(), nullable=False),
+        sa.Column("secondary_responder", sa.Text(), nullable=True),
         sa.Column("opened_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("due_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("received_late_seconds", sa.BigInteger(), nullable=True),

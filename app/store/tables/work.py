@@ -72,11 +72,12 @@ contract = chart_table(
     "contract",
     whole("sessions", 1, 200, nullable=False),
     code("frequency", ("twice_weekly", "weekly", "fortnightly", "monthly")),
-    whole("minutes", 5, 240, nullable=False),
+    whole("minutes", 1, 600, nullable=False),
     day("starts_on", nullable=False),
     day("ends_on", nullable=False),
     day("agreed_on"),
     flag("patient_agreed"),
+    code("severity", ("mild", "moderate", "severe"), nullable=True),
     sa.CheckConstraint("ends_on >= starts_on", name="order"),
     extra=_one_per_episode(),
 )
@@ -118,8 +119,16 @@ session = chart_table(
     flag("risk_asked"),
     flag("entered_in_error"),
     document("flags"),
+    sa.Column("joint_relationship_id", sa.Uuid, nullable=True),
     extra=[
-        sa.UniqueConstraint("partner_id", "external_ref"),
+        sa.ForeignKeyConstraint(["partner_id", "joint_relationship_id"], ["relationship.partner_id", "relationship.id"]),
+        sa.Index(
+            "ix_session_external_ref",
+            "partner_id",
+            "external_ref",
+            unique=True,
+            postgresql_where=sa.text("NOT entered_in_error"),
+        ),
         sa.Index(
             "ix_session_number",
             "partner_id",
@@ -161,6 +170,7 @@ assessment = chart_table(
     document("missing"),
     flag("prorated"),
     sa.Column("received_late_seconds", sa.BigInteger, nullable=True),
+    sa.Column("clock_ahead_seconds", sa.BigInteger, nullable=True),
     flag("entered_in_error"),
     extra=[
         sa.ForeignKeyConstraint(["partner_id", "session_id"], ["session.partner_id", "session.id"]),
@@ -176,6 +186,7 @@ risk_alert = chart_table(
     code("status", ("open", "acknowledged", "closed")),
     document("triggers"),
     text("responder"),
+    text("secondary_responder", nullable=True),
     moment("opened_at"),
     moment("due_at"),
     sa.Column("received_late_seconds", sa.BigInteger, nullable=True),
