@@ -1,11 +1,13 @@
 """Care, rule by rule, through the API."""
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
+from uuid_utils.compat import uuid7
 
 from app.store.tables.every import metadata
 from tests.driver import PHQ9, day, now
@@ -24,6 +26,20 @@ def test_a_patient_needs_no_name_and_has_none(partner):
     assert set(made) == {"id", "version", "created_at", "updated_at", "external_ref", "birth_year", "sex", "locale", "time_zone"}
     assert UUID(made["id"]).version == 7
     assert partner.send("POST", "/v1/patients", {"name": "Ana"}).status_code == 422
+
+
+def test_a_clinician_who_left_is_refused_within_seconds_and_the_partners_key_stays_the_backends(partner, episode):
+    refused = partner.send("PATCH", f"/v1/patients/{episode.patient_id}", {"external_ref": "x"}, token=episode.token, If_Match='"1.1"')
+    assert refused.json()["type"] == "/problems/backend-only"
+    cover = partner.clinician_token(episode.cover)
+    team = partner.send("POST", f"{episode.path}/care-team", {"clinician_id": episode.cover, "role": "lead"}, token=cover)
+    assert team.json()["type"] == "/problems/lead-decides"
+    partner.patch(f"/v1/clinicians/{episode.lead}", {"active": False}, '"1.1"')
+    deadline = time.monotonic() + 5
+    while partner.send("GET", episode.path, token=episode.token).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert partner.send("GET", episode.path, token=cover).status_code == 200
 
 
 def test_the_newest_consent_counts_and_a_withdrawal_shuts_the_gate(partner, episode):
@@ -122,21 +138,41 @@ def test_impossible_histories_are_refused_with_where(partner, episode, path, bod
     assert answer.json()["errors"][0]["pointer"]
 
 
-def test_a_safety_mark_opens_a_safeguarding_alert_and_bars_dispute_work_and_joint_sessions(partner, episode):
-    person = episode.add_relationship(safety="violence")
-    alert = partner.get(f"/v1/risk-alerts?episode_id={episode.id}")["items"][0]
-    assert (alert["kind"], alert["level"], alert["triggers"][0]["safety"]) == ("safeguarding", "urgent", "violence")
-    lifted = partner.send("PATCH", f"{episode.path}/relationships/{person['id']}", {"safety": "none"}, If_Match='"1.1"', token=episode.token)
-    assert (lifted.status_code, lifted.json()["type"]) == (403, "/problems/safety-bar-stays")
-    focus = episode.focus(primary="role_dispute")
-    area = focus["focus_areas"][0]
-    work = {"relationship_id": person["id"], "strategies": [{"code": "determine_the_stage"}]}
-    barred = partner.send("PATCH", f"{episode.path}/focus-areas/{area['id']}", work, If_Match='"1.1"')
-    assert barred.json()["type"] == "/problems/safety-bars-strategies"
+def test_a_safety_mark_opens_a_safeguarding_alert_and_cannot_be_lifted_alone(service):
+    with service.partner(setting={"risk_responder": None}) as partner:
+        episode = partner.add_episode()
+        person = episode.add_relationship(safety="violence")  # a disclosure is recorded though no duty contact is named
+        alert = partner.get(f"/v1/risk-alerts?episode_id={episode.id}")["items"][0]
+        assert (alert["kind"], alert["level"], alert["triggers"][0]["safety"]) == ("safeguarding", "urgent", "violence")
+        assert alert["responder"] == "lead clinician of the episode"
+        lifted = partner.send("PATCH", f"{episode.path}/relationships/{person['id']}", {"safety": "none"}, If_Match='"1.1"', token=episode.token)
+        assert (lifted.status_code, lifted.json()["type"]) == (403, "/problems/safety-bar-stays")
+
+
+def test_a_safety_mark_bars_new_dispute_strategies_with_that_person_and_nothing_else(partner, episode):
+    marked, other = episode.add_relationship(), episode.add_relationship()
+    episode.indicators(continuing_relation_with_other={"value": "present", "relationship_id": marked["id"]})
+    area = episode.focus(primary="role_dispute")["focus_areas"][0]
+    path = f"{episode.path}/focus-areas/{area['id']}"
+    before = {"relationship_id": marked["id"], "strategies": [{"code": "review_symptoms"}, {"code": "determine_the_stage"}]}
+    partner.patch(path, before, '"1.1"')
+    partner.patch(f"{episode.path}/relationships/{marked['id']}", {"safety": "violence"}, '"1.1"')
+    partner.patch(path, {"clinician_progress": 3}, '"2.1"')
+    more = {"strategies": [*before["strategies"], {"code": "find_parallels"}]}
+    for wrong in (more, more | {"relationship_id": None}):
+        assert partner.send("PATCH", path, wrong, If_Match='"3.1"').json()["type"] == "/problems/safety-bars-strategies"
+    again = partner.send("GET", f"{episode.path}/focus")
+    noted = partner.put(f"{episode.path}/focus", {"primary": "role_dispute", "patient_agreed": True}, etag=again.headers["etag"], token=episode.token)
+    assert noted["flags"] == ["dispute_with_safety_mark"]
+    blame = {"communication_fault_visible": {"value": "present", "relationship_id": marked["id"]}}
+    refused = partner.send("PUT", f"{episode.path}/indicators", {"answers": blame}, If_Match='"1.1"')
+    assert refused.json()["errors"][0]["pointer"] == "/answers/communication_fault_visible"
     joint = {"starts_at": now(days=-7), "techniques": [{"code": "joint_session"}]}
-    assert partner.send("POST", f"{episode.path}/sessions", joint).json()["type"] == "/problems/joint-session-barred"
-    held = episode.hold(techniques=[{"code": "joint_session"}])
-    assert held["flags"] == ["joint_session_with_safety_mark"]
+    for who in ({}, {"joint_relationship_id": marked["id"]}):
+        assert partner.send("POST", f"{episode.path}/sessions", joint | who).json()["type"] == "/problems/joint-session-barred"
+    assert partner.send("POST", f"{episode.path}/sessions", joint | {"joint_relationship_id": other["id"]}).status_code == 201
+    held = episode.hold(techniques=[{"code": "joint_session"}], strategies=["find_parallels"])
+    assert held["flags"] == ["joint_session_with_safety_mark", "dispute_strategy_beside_safety_mark"]
 
 
 # Indicators, classification, focus
@@ -206,8 +242,12 @@ def test_a_focus_has_one_or_two_areas_and_a_change_needs_a_reason_and_keeps_the_
 def test_work_in_a_focus_area_knows_its_own_sub_states_and_strategies(partner, episode):
     area = episode.focus(primary="grief")["focus_areas"][0]
     path = f"{episode.path}/focus-areas/{area['id']}"
-    for wrong in ({"sub_state": "impasse"}, {"strategies": [{"code": "find_parallels"}]}, {"life_event_id": str(uuid4())}):
-        assert partner.send("PATCH", path, wrong, If_Match='"1.1"').status_code == 422
+    for wrong, status in (
+        ({"sub_state": "impasse"}, 422),
+        ({"strategies": [{"code": "find_parallels"}]}, 422),
+        ({"life_event_id": str(uuid4())}, 404),
+    ):
+        assert partner.send("PATCH", path, wrong, If_Match='"1.1"').status_code == status
     done = partner.patch(
         path, {"sub_state": "delayed", "strategies": [{"code": "explore_feelings", "done_on": day()}], "work": "The funeral."}, '"1.1"'
     )
@@ -257,7 +297,7 @@ def test_phases_follow_each_other_and_a_race_enters_once(partner, episode):
 def test_the_phase_shows_plan_checklist_and_proposal(partner, episode):
     episode.into_middle()
     view = episode.phase()
-    assert view["plan"] == {"initial": [1, 3], "middle": [4, 9], "termination": [10, 12]}
+    assert view["plan"] == {"initial": [1, 3], "middle": [4, 9], "termination": [10, 12], "departures": []}
     assert (view["sessions_held"], view["sessions_left"]) == (3, 9)
     assert {t["code"]: t["status"] for t in view["tasks"]}["contract_agreed"] == "done"
     assert view["proposal"] is None
@@ -274,6 +314,15 @@ def test_tasks_met_by_facts_cannot_be_ticked_and_waivers_are_the_clinicians(part
     assert partner.send("PUT", f"{path}/inventory_taken", waiver, If_None_Match="*").status_code == 403
     made = partner.put(f"{path}/inventory_taken", waiver, token=episode.token)
     assert (made["reason"], made["recorded_by"]) == ("No living relatives.", episode.lead)
+
+
+def test_an_amendment_of_the_contract_says_why_and_how_severe(partner, episode):
+    path, body = f"{episode.path}/contract", {"sessions": 12, "starts_on": day(days=90), "ends_on": day()}
+    partner.put(path, body)
+    unreasoned = partner.send("PUT", path, body | {"sessions": 16}, If_Match='"1.1"')
+    assert {e["pointer"] for e in unreasoned.json()["errors"]} == {"/reason", "/severity"}
+    amended = partner.put(path, body | {"sessions": 16, "reason": "Still unwell.", "severity": "severe"}, etag='"1.1"')
+    assert (amended["sessions"], amended["severity"], amended["version"]) == (16, "severe", 2)
 
 
 @pytest.mark.parametrize(("sessions", "status"), [(12, 201), (11, 422), (13, 422), (15, 422), (16, 201), (20, 201)])
@@ -310,17 +359,28 @@ def test_a_held_session_is_recorded_in_every_phase_and_flagged_when_unusual(part
     "wrong",
     [
         {"starts_at": now(days=-1)},
-        {"minutes": None},
         {"attendance": "did_not_attend"},
         {"techniques": [{"code": "hypnosis"}]},
         {"strategies": ["nonsense"]},
-        {"focus_areas": ["grief", "role_dispute", "role_transition"]},
+        {"focus_areas": ["sadness"]},
         {"mood": 11},
     ],
 )
 def test_a_session_that_cannot_be_is_refused(partner, episode, wrong):
     body = {"starts_at": now(days=1), "status": "held", "minutes": 50, **wrong}
     assert partner.send("POST", f"{episode.path}/sessions", body).status_code == 422
+
+
+def test_what_was_missed_can_turn_out_to_have_been_held_and_odd_sessions_are_flagged(partner, episode):
+    missed = partner.post(f"{episode.path}/sessions", {"starts_at": now(days=1), "status": "missed", "external_ref": "s-1"})
+    held = partner.patch(f"{episode.path}/sessions/{missed['id']}", {"status": "held"}, '"1.1"')
+    assert (held["number"], held["flags"]) == (1, ["minutes_missing"])
+    areas = ["grief", "role_dispute", "role_transition"]
+    assert episode.hold(focus_areas=areas)["flags"] == ["more_than_two_areas"]
+    assert episode.hold(focus_areas=["grief"], strategies=["find_parallels"])["flags"] == ["strategy_outside_focus"]
+    partner.patch(f"{episode.path}/sessions/{missed['id']}", {"entered_in_error": True, "error_reason": "x"}, '"2.1"')
+    anew = partner.post(f"{episode.path}/sessions", {"starts_at": now(days=1), "status": "held", "minutes": 50, "external_ref": "s-1"})
+    assert [s["id"] for s in partner.get("/v1/sessions?external_ref=s-1")["items"]] == [missed["id"], anew["id"]]
 
 
 def test_a_wrong_session_is_marked_not_removed_and_its_number_is_free_again(partner, episode):
@@ -372,6 +432,59 @@ def test_a_repeated_answer_appends_to_the_open_alert_and_raises_it(partner, epis
     assert (third["level"], third["due_at"]) == ("urgent", second["due_at"])
 
 
+def test_a_late_answer_is_appended_and_does_not_alarm_as_if_new(partner, episode):
+    alert = episode.assess({**PHQ9, "9": 2}, days=0)["risk_alert"]
+    seen = partner.post(f"/v1/risk-alerts/{alert['id']}/acknowledgements", {}, token=episode.token)
+    late = episode.assess({**PHQ9, "9": 1}, days=40)["risk_alert"]
+    assert (late["status"], late["due_at"], late["acknowledged_by"]) == ("acknowledged", seen["due_at"], episode.lead)
+    assert late["triggers"][1]["received_late_seconds"] > 39 * 86_400
+    higher = partner.add_episode()
+    low = higher.assess({**PHQ9, "9": 1}, days=0)["risk_alert"]
+    partner.post(f"/v1/risk-alerts/{low['id']}/acknowledgements", {}, token=higher.token)
+    raised = higher.assess({**PHQ9, "9": 3}, days=3)["risk_alert"]
+    assert (raised["status"], raised["level"]) == ("open", "urgent")
+
+
+def test_a_fresh_answer_takes_the_lateness_off_an_alert(partner, episode):
+    assert episode.assess({**PHQ9, "9": 1}, days=20)["risk_alert"]["received_late_seconds"]
+    fresh = episode.assess({**PHQ9, "9": 2}, days=0)["risk_alert"]
+    assert fresh["received_late_seconds"] is None
+    due = datetime.fromisoformat(fresh["due_at"]) - datetime.fromisoformat(fresh["updated_at"])
+    assert due <= timedelta(hours=4)
+
+
+def test_an_answer_from_a_clock_that_is_ahead_is_taken_and_noted(partner, episode):
+    found = episode.assess({**PHQ9, "9": 3}, days=-400)
+    assert found["risk_alert"]["level"] == "urgent"
+    assert 399 * 86_400 < found["clock_ahead_seconds"] <= 400 * 86_400
+    assert found["answered_at"] <= found["created_at"]
+
+
+def test_a_blank_form_is_an_unknown_risk(partner, episode):
+    found = episode.assess({"1": None}, days=0)
+    assert (found["total"], found["partial_sum"], found["risk_alert"]["triggers"][0]["reason"]) == (None, 0, "risk_item_not_answered")
+    assert found["notice"]["crisis_text"]
+
+
+def test_a_repeated_answer_with_its_own_id_shows_its_alert_again(partner, episode):
+    body = {"id": str(uuid7()), "instrument": "PHQ-9", "answers": {**PHQ9, "9": 1}, "answered_at": now()}
+    first = partner.send("POST", f"{episode.path}/assessments", body)
+    again = partner.send("POST", f"{episode.path}/assessments", body)
+    assert (first.status_code, again.status_code) == (201, 200)
+    assert again.json()["risk_alert"]["id"] == first.json()["risk_alert"]["id"]
+    assert len(again.json()["risk_alert"]["triggers"]) == 1
+
+
+def test_the_crisis_text_is_the_partners_by_language_and_at_hand_beforehand(service):
+    texts = {"default": "Default.", "es": "En español."}
+    with service.partner(setting={"crisis_text": texts}) as partner:
+        for locale, text in (("es-ES", "En español."), ("es", "En español."), ("de", "Default.")):
+            assert partner.get(f"/v1/crisis-text?locale={locale}")["text"] == text
+        patient = partner.add_patient(locale="es-MX")
+        episode = partner.add_episode(patient=patient)
+        assert episode.assess({**PHQ9, "9": 1}, days=0)["notice"]["crisis_text"] == "En español."
+
+
 def test_parallel_answers_make_one_alert_and_lose_none(partner, episode):
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: episode.assess({**PHQ9, "9": 1}, days=0), range(8)))
@@ -400,6 +513,12 @@ def test_an_alert_is_acknowledged_and_closed_by_a_clinician_of_the_team_with_a_n
     assert episode.assess({**PHQ9, "9": 1}, days=0)["risk_alert"]["id"] != alert["id"]
 
 
+def test_closing_fakes_no_acknowledgement(partner, episode):
+    alert = episode.assess({**PHQ9, "9": 1}, days=0)["risk_alert"]
+    closed = partner.post(f"/v1/risk-alerts/{alert['id']}/closure", {"closing_note": "Seen."}, token=episode.token)
+    assert (closed["status"], closed["acknowledged_at"], closed["closed_by"]) == ("closed", None, episode.lead)
+
+
 def test_a_new_answer_reopens_an_acknowledged_alert(partner, episode):
     alert = episode.assess({**PHQ9, "9": 1}, days=0)["risk_alert"]
     partner.post(f"/v1/risk-alerts/{alert['id']}/acknowledgements", {}, token=episode.token)
@@ -423,7 +542,7 @@ def test_without_a_risk_responder_no_risk_item_is_collected(service):
         assert episode.assess(instrument="GAD-7")["total"] == 7
 
 
-@pytest.mark.parametrize("answers", [{}, {"1": None}, {"10": 1}, {"0": 1}, {"1": 4}, {"1": -1}, {"1": 1.5}, {"1": "2"}, {"1": True}, {"x": 1}])
+@pytest.mark.parametrize("answers", [{"10": 1}, {"0": 1}, {"1": 4}, {"1": -1}, {"1": 1.5}, {"1": "2"}, {"1": True}, {"x": 1}])
 def test_answers_out_of_range_are_refused(partner, episode, answers):
     body = {"instrument": "PHQ-9", "answers": answers, "answered_at": now()}
     assert partner.send("POST", f"{episode.path}/assessments", body).status_code == 422
@@ -443,7 +562,8 @@ def test_the_trajectory_compares_with_the_baseline(partner, episode):
 
 def test_a_course_ends_through_its_work(partner, episode):
     episode.into_middle()
-    assert episode.enter("termination").status_code == 201
+    assert episode.enter("termination").json()["type"] == "/problems/clinician-only"
+    assert episode.enter("termination", token=episode.token).status_code == 201
     shut = episode.enter("follow_up")
     assert {"end_date_named", "gains_credited", "warning_signs_listed", "maintenance_decided", "final_measure_taken", "alternative_offered"} & {
         u["code"] for u in shut.json()["unmet"]
@@ -465,6 +585,7 @@ def test_a_course_ends_through_its_work(partner, episode):
     made = partner.put(f"{episode.path}/termination", record)
     assert all(made["tasks_met"].values())
     assert made["told_at_session"] == 3
+    assert partner.send("GET", f"{episode.path}/termination").headers["etag"].startswith('"1.1-')
     done = episode.enter("follow_up", occurred_at=now(days=6))
     assert done.status_code == 201, done.text
     ended = partner.get(episode.path)
@@ -481,6 +602,8 @@ def test_an_unplanned_ending_keeps_its_reason_its_tasks_and_the_last_total(partn
     made = partner.post(f"{episode.path}/early-ending", {"reason": "practical", "ended_on": day(days=1), "note": "Travel."})
     assert (made["last_total"], made["tasks_done"]) == (8, [])
     assert partner.get(episode.path)["status"] == "ended_early"
+    risk = partner.send("PATCH", f"{episode.path}/early-ending", {"tasks_done": ["risk_checked_by_clinician"]}, If_Match='"1.1"')
+    assert risk.json()["type"] == "/problems/clinician-only"
     done = partner.patch(f"{episode.path}/early-ending", {"tasks_done": ["letter_sent"]}, '"1.1"')
     assert (done["tasks_done"], done["note"]) == (["letter_sent"], "Travel.")
     assert partner.send("POST", f"{episode.path}/early-ending", {"reason": "moved", "ended_on": day()}).status_code == 409

@@ -79,6 +79,14 @@ def test_a_patch_with_a_key_is_replayed_before_its_precondition_is_looked_at(par
     assert again.json()["version"] == 2
 
 
+def test_a_kept_answer_is_shown_inside_the_caseload_only(partner, episode):
+    cover, key = partner.clinician_token(episode.cover), str(uuid4())
+    assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}, token=cover, Idempotency_Key=key).status_code == 201
+    member = next(m for m in partner.get(f"{episode.path}/care-team")["items"] if m["role"] == "cover")
+    partner.send("DELETE", f"{episode.path}/care-team/{member['id']}", If_Match='"1.1"')
+    assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}, token=cover, Idempotency_Key=key).status_code == 404
+
+
 def test_a_kept_clinical_answer_is_sealed(partner, episode, on_database):
     partner.post(f"{episode.path}/goals", {"text": "planted-plaintext"}, Idempotency_Key="sealed-one")
 
@@ -172,6 +180,29 @@ def test_a_create_with_a_known_id_and_the_same_content_returns_the_row_and_with_
         assert (clash.status_code, clash.json()["type"]) == (409, "/problems/id-taken"), path
 
 
+def test_a_deleted_id_does_not_come_back(partner, episode):
+    made, body = str(uuid7()), {"label": "M.", "relation_type": "friend"}
+    partner.post(f"{episode.path}/relationships", {"id": made, **body})
+    partner.send("DELETE", f"{episode.path}/relationships/{made}", If_Match='"1.1"')
+    assert partner.send("POST", f"{episode.path}/relationships", {"id": made, **body}).json()["type"] == "/problems/id-taken"
+
+
+def test_an_episode_repeated_with_another_protocol_or_team_is_a_409(partner):
+    made, patient, lead, cover = str(uuid7()), partner.add_patient()["id"], partner.add_clinician()["id"], partner.add_clinician()["id"]
+    body = {
+        "id": made,
+        "patient_id": patient,
+        "protocol": "IPT-16",
+        "referred_on": "2026-01-01",
+        "lead_clinician_id": lead,
+        "cover_clinician_id": cover,
+    }
+    assert partner.send("POST", "/v1/episodes", body).status_code == 201
+    assert partner.send("POST", "/v1/episodes", body).status_code == 200
+    for other in ({"protocol": "IPT-12"}, {"lead_clinician_id": partner.add_clinician()["id"]}):
+        assert partner.send("POST", "/v1/episodes", body | other).status_code == 409
+
+
 def test_another_partners_id_can_be_used_without_a_sign_of_it(partner, other_partner):
     made = str(uuid7())
     assert partner.send("POST", "/v1/patients", {"id": made}).status_code == 201
@@ -217,12 +248,14 @@ def test_a_cursor_is_bound_to_its_partner_its_list_and_its_filters(partner, othe
         partner.send("GET", f"/v1/patients?limit=1&external_ref=x&cursor={cursor}"),
         partner.send("GET", f"/v1/patients?cursor={cursor[:-2]}AA"),
         partner.send("GET", "/v1/patients?cursor=x"),
+        partner.send("GET", f"/v1/patients?limit=1&cursor={cursor}%3D%3D"),
+        partner.send("GET", f"/v1/patients?limit=1&cursor={cursor}!!"),
         partner.send("GET", "/v1/patients?cursor=" + "é"),
     ):
         assert (answer.status_code, answer.json()["type"]) == (400, "/problems/malformed")
 
 
-def test_alerts_come_with_the_one_due_first_in_front_over_pages(partner):
+def test_alerts_come_in_the_order_of_their_opening_over_pages(partner):
     for answers in ({"9": 1}, {"9": 3}, {"9": 2}):
         partner.add_episode().assess({**PHQ9, **answers}, days=0)
     levels, cursor = [], ""
@@ -230,7 +263,7 @@ def test_alerts_come_with_the_one_due_first_in_front_over_pages(partner):
         page = partner.get(f"/v1/risk-alerts?limit=1{cursor}")
         levels += [a["level"] for a in page["items"]]
         cursor = f"&cursor={page['next']}"
-    assert levels == ["urgent", "urgent", "review"]
+    assert levels == ["review", "urgent", "urgent"]
 
 
 # Limits and input
@@ -326,6 +359,40 @@ def test_a_moment_without_zone_or_sense_is_a_422(partner, episode, at):
     assert answer.status_code == 422, answer.text
 
 
+def test_a_body_where_none_is_taken_is_read_all_the_same(partner, episode):
+    path = f"{episode.path}/classification"
+    assert raw(partner, b"{{{", path).status_code == 400
+    assert raw(partner, b'{"a": 1}', path).status_code == 400
+    assert raw(partner, b"{}", path).json()["type"] == "/problems/indicators-missing"
+
+
+def test_a_body_of_quotes_is_refused_at_once(partner):
+    body = b"[" * 33 + b'"' + b'\\"' * 300_000
+    started = time.process_time()
+    assert raw(partner, body).status_code == 400
+    assert time.process_time() - started < 5  # it took hours while the check was quadratic
+
+
+def test_lines_are_one_line(partner):
+    for wrong in ("a\nb", "a\tb", " a", "a\u0085b", " "):
+        assert partner.send("POST", "/v1/patients", {"external_ref": wrong}).status_code == 422
+    for zone in ("localtime", "right/Europe/Madrid", "Factory"):
+        assert partner.send("POST", "/v1/patients", {"time_zone": zone}).status_code == 422
+
+
+def test_every_bound_of_the_shapes_is_a_bound_of_the_database(partner, episode):
+    for low, high in ((1, 200),):
+        for value in (low, high):
+            etag = partner.send("GET", episode.path).headers["etag"]
+            assert partner.send("PATCH", episode.path, {"lifetime_episodes": value}, If_Match=etag).status_code == 200
+    for minutes in (1, 600):
+        body = {"sessions": 12, "minutes": minutes, "starts_on": "2026-01-01", "ends_on": "2100-12-31"}
+        seen = partner.send("GET", f"{episode.path}/contract")
+        options = {"If_Match": seen.headers["etag"]} if seen.is_success else {"If_None_Match": "*"}
+        assert partner.send("PUT", f"{episode.path}/contract", body, **options).status_code in {200, 201}
+    assert partner.send("POST", f"{episode.path}/follow-ups", {"months": 12}).status_code == 422
+
+
 def test_text_round_trips_as_given(partner, episode):
     text = "Ärger 🙂 \u200fשלום\u200e e\u0332 \n\t 👨‍👩‍👧 日本"
     made = partner.post(f"{episode.path}/goals", {"text": text})
@@ -384,6 +451,7 @@ def test_an_unknown_route_and_method_are_problems(partner):
     assert partner.send("GET", "/v1/nonsense").json()["type"] == "/problems/not-found"
     wrong = partner.send("DELETE", "/v1/patients")
     assert (wrong.status_code, wrong.json()["type"]) == (405, "/problems/method-not-allowed")
+    assert "POST" in wrong.headers["allow"] or "GET" in wrong.headers["allow"]
 
 
 def test_request_ids_come_back_and_odd_ones_are_replaced(partner):

@@ -259,3 +259,62 @@ def test_a_token_of_one_partner_never_names_another(partner, other_partner):
     claims = json.loads(base64.urlsafe_b64decode(partner.token.split(".")[1] + "=="))
     assert claims["partner"] == partner.partner_id != other_partner.partner_id
     assert UUID(claims["client_id"].split(".")[0]) == UUID(partner.partner_id)
+
+
+def test_an_assertion_that_was_refused_a_scope_is_used_up(asserting, partner):
+    use = asserting()
+    form = {"grant_type": "client_credentials", "scope": "nope"}
+
+    def with_scope(ask):
+        assertion = ask.__closure__[0].cell_contents
+        return partner.http.post("/oauth/token", data=assertion | form)
+
+    assert with_scope(use).json()["error"] == "invalid_scope"
+    assert use().status_code == 401
+
+
+@pytest.mark.parametrize("header", [{"alg": []}, {"alg": {}}, {"alg": "ES256", "typ": []}, {"alg": "ES256", "kid": ["x"]}])
+@pytest.mark.parametrize("claims", [{"sub": "x"}, {"sub": "x.\ud800"}, {"sub": "x.a\x00b"}])
+def test_an_odd_assertion_is_a_401(http, partner, header, claims):
+    def b64(value):
+        return base64.urlsafe_b64encode(json.dumps(value).encode()).rstrip(b"=").decode()
+
+    claims = {k: v.replace("x", partner.partner_id, 1) for k, v in claims.items()}
+    token = f"{b64(header)}.{b64(claims)}.AAAA"
+    form = {"grant_type": "client_credentials", "client_assertion_type": ASSERTION, "client_assertion": token}
+    assert http.post("/oauth/token", data=form).status_code == 401
+    assert http.post("/oauth/revoke", data=form | {"token": "x"}).status_code == 401
+
+
+def test_a_signed_assertion_with_an_odd_jti_is_a_401(asserting):
+    for jti in ("a\x00", "\ud800", "é"):
+        assert asserting(jti=jti)().status_code == 401
+
+
+def test_a_client_id_has_one_spelling(partner, http):
+    name = partner.client_id.partition(".")[2]
+    for spelling in (
+        partner.partner_id.upper(),
+        "{" + partner.partner_id + "}",
+        f"urn:uuid:{partner.partner_id}",
+        partner.partner_id.replace("-", ""),
+    ):
+        answer = http.post("/oauth/token", data={"grant_type": "client_credentials"}, auth=(f"{spelling}.{name}", partner.secret))
+        assert answer.status_code == 401
+
+
+def test_wrong_secrets_are_limited_by_address_and_lock_nobody_out(fresh_database, tmp_path):
+    from tests.conftest import Clock, Service, settings_of  # noqa: PLC0415
+
+    settings = settings_of(fresh_database, tmp_path).model_copy(update={"refusals_per_minute": 5})
+    service = Service(settings, Clock()).start()
+    try:
+        with service.partner() as partner:
+            form = {"grant_type": "client_credentials"}
+            statuses = [partner.http.post("/oauth/token", data=form, auth=(partner.client_id, "wrong")).status_code for _ in range(8)]
+            assert statuses == [401] * 5 + [429] * 3
+            assert partner.send("GET", "/v1/patients", token="x.y.z").status_code == 429
+            assert partner.ask_token(**form).status_code == 200
+            assert partner.send("GET", "/v1/patients").status_code == 200
+    finally:
+        service.stop()

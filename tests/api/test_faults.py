@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from app import embedded
 from app.keys.cipher import create_key_file
 from app.launch import migrate
-from app.store.database import Database, Unsafe, check_durability, check_login
+from app.store.database import Database, OutcomeUnknown, Unsafe, check_durability, check_login
 from tests.conftest import Clock, Service, run_sql, settings_of
 from tests.driver import now
 
@@ -65,6 +65,23 @@ def test_when_the_audit_row_cannot_be_written_the_request_fails(own_service, fre
         run_sql(fresh_database, "GRANT INSERT ON audit_event TO ipt_audit, ipt_service")
         assert partner.send("GET", episode.path).status_code == 200
         assert partner.get(f"{episode.path}/goals")["items"] == []
+
+
+def test_the_audit_writer_outlives_a_connection_that_dies_in_its_commit(own_service, fresh_database):
+    with own_service.partner() as partner:
+        trail = own_service.house.trail
+        whole = trail._insert
+        fails = {"left": 3}
+
+        async def breaking(entries):
+            if fails["left"]:
+                fails["left"] -= 1
+                raise OutcomeUnknown
+            await whole(entries)
+
+        trail._insert = breaking
+        statuses = [partner.send("GET", "/v1/patients").status_code for _ in range(5)]
+        assert statuses == [503, 503, 503, 200, 200]
 
 
 @pytest.fixture

@@ -140,7 +140,7 @@ def test_another_partners_row_inside_my_own_episode_is_a_404(me, theirs, method,
     assert answer.status_code == 404, answer.text
 
 
-def test_another_partners_ids_in_bodies_are_refused_as_unknown(me, theirs):
+def test_another_partners_ids_in_bodies_are_plain_404s(me, theirs):
     path = me.episode.path
     tries = [
         (
@@ -153,30 +153,37 @@ def test_another_partners_ids_in_bodies_are_refused_as_unknown(me, theirs):
             "POST",
             "/v1/episodes",
             {"patient_id": me.episode.patient_id, "protocol": "IPT-12", "referred_on": "2026-01-01", "lead_clinician_id": theirs["clinician_id"]},
-            422,
+            404,
         ),
-        ("POST", f"{path}/care-team", {"clinician_id": theirs["clinician_id"], "role": "member"}, 422),
-        ("POST", f"{path}/life-events", {"type": "death", "relationship_id": theirs["relationship_id"]}, 422),
-        ("POST", f"{path}/problems", {"text": "x", "relationship_ids": [theirs["relationship_id"]]}, 422),
+        ("POST", f"{path}/care-team", {"clinician_id": theirs["clinician_id"], "role": "member"}, 404),
+        ("POST", f"{path}/life-events", {"type": "death", "relationship_id": theirs["relationship_id"]}, 404),
+        ("POST", f"{path}/problems", {"text": "x", "relationship_ids": [theirs["relationship_id"]]}, 404),
         (
             "POST",
             f"{path}/assessments",
             {"instrument": "GAD-7", "answers": {"1": 1}, "answered_at": "2026-01-01T00:00:00Z", "session_id": theirs["session_id"]},
-            422,
+            404,
         ),
         (
             "POST",
             f"{path}/assessments",
             {"instrument": "GAD-7", "answers": {"1": 1}, "answered_at": "2026-01-01T00:00:00Z", "follow_up_id": theirs["follow_up_id"]},
-            422,
+            404,
         ),
     ]
     for method, where, body, status in tries:
         answer = me.send(method, where, body)
         assert answer.status_code == status, answer.text
+    tries.append(("POST", f"{path}/sessions", {"starts_at": "2026-01-01T00:00:00Z", "joint_relationship_id": theirs["relationship_id"]}, 404))
+    for method, where, body, status in tries:
+        foreign = me.send(method, where, body, X_Request_Id="same")
+        unknown = me.send(
+            method, where, {k: str(uuid4()) if v in theirs.values() else v for k, v in body.items() if not isinstance(v, list)}, X_Request_Id="same"
+        )
+        assert (foreign.status_code, foreign.content) == (status, unknown.content) or "relationship_ids" in body
     for member in ("relationship_id", "life_event_id"):
         answers = {"old_role_mourned": {"value": "present", member: theirs[member]}}
-        assert me.send("PUT", f"{path}/indicators", {"answers": answers}, If_None_Match="*").status_code == 422
+        assert me.send("PUT", f"{path}/indicators", {"answers": answers}, If_None_Match="*").status_code == 404
 
 
 def test_filters_by_another_partners_ids_find_nothing(me, theirs):

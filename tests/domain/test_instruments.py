@@ -53,7 +53,7 @@ def test_item_nine_sets_the_level(value, level):
     assert (trigger.level if trigger else None) == level
 
 
-@pytest.mark.parametrize("answers", [{}, {1: None}, {10: 1}, {1: 4}, {1: -1}])
+@pytest.mark.parametrize("answers", [{10: 1}, {1: 4}, {1: -1}])
 def test_answers_that_do_not_fit_are_refused(answers):
     with pytest.raises(AnswersInvalid):
         score(PHQ9, answers)
@@ -99,3 +99,26 @@ def test_every_instrument_names_its_licence_sources_and_whole_bands():
         assert [b.low for b in one.bands] == [0, *(b.high + 1 for b in one.bands[:-1])]
         assert one.bands[-1].high == one.total_max == one.value_max * len(one.items)
     assert (GAD7.caseness, GAD7.reliable_change) == (8, 4)
+
+
+def test_a_blank_form_with_a_risk_item_is_an_unknown_risk_and_without_one_it_is_refused():
+    blank = score(PHQ9, {})
+    assert (blank.partial_sum, blank.total) == (0, None)
+    assert trigger_of(PHQ9, {}, blank).level == "review"
+    with pytest.raises(AnswersInvalid):
+        score(GAD7, {1: None})
+
+
+def test_adult_thresholds_do_not_hold_for_teens_nor_for_an_unknown_age():
+    ten, eleven = answers_by_number([2] * 5 + [0] * 4), answers_by_number([2] * 5 + [1] + [0] * 3)
+    assert [score(PHQ9, a, age=15).case for a in (ten, eleven)] == [False, True]
+    assert score(PHQ9, ten, age=40).case is True
+    assert score(PHQ9, ten, age=None).case is None
+    assert score(GAD7, answers_by_number([2] * 7), age=15).case is None
+    teen = change(PHQ9, score(PHQ9, ten), score(PHQ9, answers_by_number([0] * 9)), adult=False, sessions_held=9)
+    assert (teen.points, teen.reliable, teen.response, teen.remission, teen.on_track) == (10, "not_assessable", None, None, None)
+
+
+def test_the_on_track_rule_is_the_phq9s_alone():
+    same = score(GAD7, answers_by_number([2] * 7))
+    assert change(GAD7, same, same, adult=True, sessions_held=9).on_track is None

@@ -18,10 +18,12 @@ from app.domain.phase import (
     check_task_record,
     check_transition,
     flags_of,
+    measured_at_the_end,
     proposal_of,
     unmet_conditions,
 )
 from app.domain.protocols import protocol, protocols
+from app.domain.risk import ClinicianOnly
 
 STANDARD = protocol("IPT-16")
 ENDING_TASKS = [t.code for t in STANDARD.tasks if t.met_by == "termination"]
@@ -31,6 +33,7 @@ FULL = Facts(
     age_at_referral=40,
     consented_to_treatment=True,
     contraindications_answered=True,
+    contraindicated=False,
     risk_screened=True,
     lead_named=True,
     cover_named=True,
@@ -40,12 +43,11 @@ FULL = Facts(
     focus_agreed=True,
     formulation_told=True,
     contract_agreed=True,
-    sessions_held=4,
-    last_held_on=date(2026, 5, 1),
-    last_measured_on=date(2026, 5, 1),
+    sessions_held=2,
+    measured_at_the_end=True,
     final_assessment_excused=False,
     responded=True,
-    follow_ups_booked=1,
+    follow_ups_booked=frozenset({3, 6}),
     termination=dict.fromkeys(ENDING_TASKS, True),
     recorded={"diagnosis_named": "done", "risk_assessed": "done"},
 )
@@ -67,6 +69,9 @@ def test_only_the_next_phase_of_a_running_course_can_be_entered(phase, to, statu
     elif not follows:
         with pytest.raises(PhaseNotNext):
             check_transition(to, facts, STANDARD, reason=reason, by_clinician=clinician)
+    elif to == "termination" and not clinician:
+        with pytest.raises(ClinicianOnly):
+            check_transition(to, facts, STANDARD, reason=reason, by_clinician=clinician)
     else:
         assert check_transition(to, facts, STANDARD, reason=reason, by_clinician=clinician) == []
 
@@ -85,13 +90,11 @@ CONDITIONS = [
     ("middle", {"focus_agreed": False}, "patient_agreed_to_focus"),
     ("middle", {"formulation_told": False}, "formulation_told"),
     ("middle", {"contract_agreed": False}, "contract_agreed"),
-    ("middle", {"sessions_held": 2}, "initial_sessions_held"),
+    ("middle", {"sessions_held": 1}, "initial_sessions_held"),
     ("middle", {"recorded": {"risk_assessed": "done"}}, "diagnosis_named"),
     ("middle", {"recorded": {"diagnosis_named": "done"}}, "risk_assessed"),
-    ("termination", {"contract_agreed": False}, "contract_agreed"),
-    ("follow_up", {"last_measured_on": date(2026, 4, 1)}, "final_measure_taken"),
-    ("follow_up", {"last_measured_on": None}, "final_measure_taken"),
-    ("follow_up", {"responded": False, "termination": dict.fromkeys(ENDING_TASKS, True) | {"alternative_offered": False}}, "alternative_offered"),
+    ("follow_up", {"measured_at_the_end": False}, "final_measure_taken"),
+    ("follow_up", {"responded": None, "termination": dict.fromkeys(ENDING_TASKS, True) | {"alternative_offered": False}}, "alternative_offered"),
     *(
         ("follow_up", {"termination": dict.fromkeys(ENDING_TASKS, True) | {code: False}}, code)
         for code in ENDING_TASKS
@@ -122,7 +125,7 @@ def test_every_unmet_condition_is_named_at_once(to):
         status="active",
     )
     expected = [code for gate, _, code in CONDITIONS if gate == to and code not in {"patient_agreed_to_focus", "age_fits_protocol"}]
-    found = [u.code for u in unmet_conditions(to, replace(nothing, last_measured_on=None), STANDARD)]
+    found = [u.code for u in unmet_conditions(to, nothing, STANDARD)]
     assert set(dict.fromkeys(expected)) <= set(found) | {"alternative_offered", "age_fits_protocol"}
 
 
@@ -132,7 +135,7 @@ def test_a_waived_task_opens_the_gate_as_a_done_one_does():
 
 
 def test_an_excused_final_assessment_is_enough():
-    facts = replace(FULL, phase="termination", last_measured_on=None, final_assessment_excused=True)
+    facts = replace(FULL, phase="termination", measured_at_the_end=False, final_assessment_excused=True)
     assert unmet_conditions("follow_up", facts, STANDARD) == []
 
 
@@ -143,7 +146,9 @@ def test_naming_a_diagnosis_is_no_task_of_counselling_by_non_specialists():
 
 def test_a_task_that_a_fact_meets_cannot_be_ticked_and_a_waiver_needs_a_clinician_with_a_reason():
     inventory, risk = STANDARD.task("inventory_taken"), STANDARD.task("risk_assessed")
-    check_task_record(risk, "done", "", by_clinician=False)
+    check_task_record(risk, "done", "", by_clinician=True)
+    with pytest.raises(ClinicianOnly):
+        check_task_record(risk, "done", "", by_clinician=False)
     check_task_record(inventory, "waived", "no family alive", by_clinician=True)
     with pytest.raises(TaskMetByRecord):
         check_task_record(inventory, "done", "", by_clinician=True)
@@ -153,13 +158,32 @@ def test_a_task_that_a_fact_meets_cannot_be_ticked_and_a_waiver_needs_a_clinicia
         check_task_record(risk, "waived", "reason", by_clinician=False)
 
 
-def test_flags_show_and_proposals_propose():
-    middle = replace(FULL, phase="middle", status="active", sessions_held=15)
-    assert flags_of(middle, STANDARD, 16, None) == ["notice_of_the_end_due"]
+def test_flags_show_and_refuse_nothing():
+    middle = replace(FULL, phase="middle", status="active", sessions_held=13)
+    assert flags_of(middle, STANDARD, 16, None) == []
+    assert flags_of(replace(middle, sessions_held=14), STANDARD, 16, None) == ["notice_of_the_end_due"]
+    assert flags_of(replace(middle, sessions_held=15), STANDARD, 16, 14) == []
+    assert flags_of(replace(middle, sessions_held=16), STANDARD, 16, 15) == ["notice_of_the_end_late"]
     assert flags_of(replace(middle, sessions_held=17), STANDARD, 16, 12) == ["sessions_beyond_contract"]
+    assert flags_of(middle, STANDARD, None, None) == ["contract_missing"]
     assert flags_of(replace(FULL, phase="initial", sessions_held=5), STANDARD, None, None) == ["initial_phase_long"]
-    assert proposal_of(replace(middle, sessions_held=12), STANDARD, 16, 12) == "start_termination"
-    assert proposal_of(replace(middle, sessions_held=11), STANDARD, 16, 12) is None
+    assert flags_of(replace(middle, contraindicated=True), STANDARD, 16, None) == ["contraindication_recorded"]
+
+
+def test_proposals_propose_and_a_contraindication_stops_planning():
+    middle = replace(FULL, phase="middle", status="active", sessions_held=12)
+    assert proposal_of(middle, 16, 12) == "start_termination"
+    assert proposal_of(replace(middle, sessions_held=11), 16, 12) is None
+    assert proposal_of(replace(middle, sessions_held=17), 16, 12) == "amend_contract"
+    assert proposal_of(replace(middle, contraindicated=True), 16, 12) is None
+
+
+def test_a_final_measure_lies_within_fourteen_days_of_the_last_session():
+    last = date(2026, 5, 20)
+    assert measured_at_the_end(last, [date(2026, 1, 1), date(2026, 5, 6)])
+    assert not measured_at_the_end(last, [date(2026, 5, 5)])
+    assert not measured_at_the_end(last, [])
+    assert not measured_at_the_end(None, [last])
 
 
 @pytest.mark.parametrize("one", list(protocols().values()), ids=lambda p: p.code)

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.domain.errors import NotFound, title_of
 from app.domain.focus import FocusChoice, FocusInvalid, Suggestion, decide_focus, is_late_change
-from app.domain.instruments import instrument
+from app.domain.instruments import answers_by_number, instrument, score
 from app.domain.inventory import (
     FullNameRefused,
     HistoryImpossible,
@@ -18,7 +18,7 @@ from app.domain.inventory import (
     next_questions,
 )
 from app.domain.people import DatesImpossible, TimeZoneUnknown, check_not_future, check_time_zone, today_of
-from app.domain.protocols import ProtocolInvalid, plan_for, protocol, protocol_from
+from app.domain.protocols import ProtocolInvalid, extension_faults, plan_for, protocol, protocol_from
 from app.domain.reading import read_catalogue
 from app.domain.risk import due_at, higher, late_by
 from app.domain.sessions import SessionInvalid, SessionNotScheduled, activity_slope, check_session, check_status_change, flags_of
@@ -86,13 +86,26 @@ def test_impossible_histories_are_refused_and_unusual_ones_are_not():
     check_event({"happened_on": date(2026, 7, 1), "imminent": True}, TODAY)
 
 
-@pytest.mark.parametrize("label", ["Maria Lopez", "John Paul Smith", "Ana Belén"])
+@pytest.mark.parametrize(
+    "label",
+    [
+        "Maria Lopez",
+        "John Paul Smith",
+        "Ana Belén",
+        "ANNA SMITH",
+        "Mary O'Brien",
+        "Anna-Maria Schmidt",
+        "John F. Kennedy",
+        "Anna de la Cruz",
+        "Li Wei",
+    ],
+)
 def test_a_full_name_is_refused_as_a_label(label):
     with pytest.raises(FullNameRefused):
         check_label(label, "/label")
 
 
-@pytest.mark.parametrize("label", ["husband", "M.", "my sister", "Uncle J.", "the ward team", "Mum", "J. from work"])
+@pytest.mark.parametrize("label", ["husband", "M.", "my sister", "Uncle J.", "Aunt Mary", "my sister Ana", "the ward team", "Mum", "J. from work"])
 def test_a_nickname_relation_or_initials_do(label):
     check_label(label, "/label")
 
@@ -139,16 +152,21 @@ def test_today_is_the_patients_own():
 
 
 def test_sessions_are_recorded_with_flags_and_refused_only_for_what_cannot_be():
-    held = {"status": "held", "starts_at": NOW, "minutes": 50, "attendance": "attended"}
+    held = {"status": "held", "starts_at": NOW, "minutes": 50, "attendance": "attended", "focus_areas": [], "strategies": []}
     check_session(held, NOW)
-    for wrong in ({"starts_at": NOW + timedelta(minutes=1)}, {"minutes": None}, {"attendance": "did_not_attend"}):
+    check_session(held | {"starts_at": NOW + timedelta(minutes=14)}, NOW)
+    for wrong in ({"starts_at": NOW + timedelta(minutes=16)}, {"attendance": "did_not_attend"}):
         with pytest.raises(SessionInvalid):
             check_session(held | wrong, NOW)
-    assert flags_of(date(2026, 1, 1), date(2026, 2, 1), None) == ["before_episode"]
-    assert flags_of(date(2026, 9, 1), date(2026, 2, 1), date(2026, 8, 1)) == ["after_agreed_end"]
+    today = date(2026, 6, 1)
+    assert flags_of(held, date(2026, 1, 1), date(2026, 2, 1), None, set()) == ["before_episode"]
+    assert flags_of(held, date(2026, 9, 1), date(2026, 2, 1), date(2026, 8, 1), set()) == ["after_agreed_end"]
+    odd = held | {"minutes": None, "focus_areas": ["grief", "role_dispute", "role_transition"], "strategies": ["x"]}
+    assert flags_of(odd, today, today, None, {"y"}) == ["minutes_missing", "more_than_two_areas", "strategy_outside_focus"]
     check_status_change("scheduled", "held")
     check_status_change("held", "held")
-    for present, to in (("held", "missed"), ("missed", "held"), ("cancelled", "scheduled")):
+    check_status_change("missed", "held")
+    for present, to in (("held", "missed"), ("held", "scheduled"), ("cancelled", "scheduled")):
         with pytest.raises(SessionNotScheduled):
             check_status_change(present, to)
 
@@ -197,10 +215,15 @@ def test_a_follow_up_is_due_so_many_months_later(ended, months):
 
 def test_a_follow_up_finds_relapse_and_late_gains():
     phq9 = instrument("PHQ-9")
-    assert follow_up_finding(phq9, None, 3) is None
-    assert follow_up_finding(phq9, 4, 12).relapse
-    assert follow_up_finding(phq9, 12, 5).late_reliable_improvement
-    assert not follow_up_finding(phq9, 12, 11).relapse
+
+    def of(total):
+        return score(phq9, answers_by_number(([3] * (total // 3) + [total % 3] + [0] * 9)[:9]))
+
+    assert follow_up_finding(phq9, score(phq9, {1: 1}), of(3), adult=True) is None
+    assert follow_up_finding(phq9, of(4), of(12), adult=True).relapse
+    assert follow_up_finding(phq9, of(12), of(5), adult=True).late_reliable_improvement
+    assert not follow_up_finding(phq9, of(12), of(11), adult=True).relapse
+    assert follow_up_finding(phq9, of(4), of(12), adult=False).relapse is None
 
 
 @given(st.integers(1, 200))
@@ -212,13 +235,26 @@ def test_a_plan_covers_every_session_once(sessions):
     assert plan.termination[0] == plan.middle[1] + 1
 
 
-def test_a_full_course_keeps_eight_middle_sessions_and_a_quarter_of_beginning():
-    for sessions in range(12, 17):
-        plan = plan_for(protocol("IPT-16"), sessions)
-        assert plan.middle[1] - plan.middle[0] + 1 >= 8
-        assert plan.initial[1] <= max(4, sessions // 4)
-    assert plan_for(protocol("IPT-16"), 16).termination == (13, 16)
+def test_a_full_course_keeps_eight_middle_sessions_and_says_when_the_ending_is_short():
+    spans = {n: plan_for(protocol("IPT-16"), n) for n in range(12, 17)}
+    assert {n: (p.initial[1], p.middle[1] - p.middle[0] + 1, p.termination[1] - p.termination[0] + 1) for n, p in spans.items()} == {
+        12: (2, 8, 2),
+        13: (2, 8, 3),
+        14: (2, 8, 4),
+        15: (3, 8, 4),
+        16: (4, 8, 4),
+    }
+    assert [n for n, p in spans.items() if p.departures] == [12, 13]
     assert plan_for(protocol("IPT-16"), 20).termination == (17, 20)
+    assert plan_for(protocol("IPT-16"), 16, per_week=2).termination == (11, 16)
+
+
+@pytest.mark.parametrize(
+    ("sessions", "per_week", "good"),
+    [(11, 1, False), (12, 1, True), (16, 1, True), (17, 1, False), (20, 1, True), (18, 0.5, True), (20, 2, False), (24, 2, True)],
+)
+def test_an_extension_adds_four_weeks_or_more(sessions, per_week, good):
+    assert (extension_faults(protocol("IPT-16"), sessions, per_week) == []) is good
 
 
 @pytest.mark.parametrize(

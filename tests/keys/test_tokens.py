@@ -200,6 +200,7 @@ def test_an_assertion_is_read_with_the_clients_own_key():
         {"sub": "p.other"},
         {"exp": None},
         {"iat": None, "exp": NOW + 100},
+        {"iat": NOW + 29, "exp": NOW + 88},
     ],
 )
 def test_an_assertion_out_of_rule_is_refused(wrong):
