@@ -15,6 +15,7 @@ from uuid import UUID
 import typer
 import uvicorn
 from rich.console import Console
+from sqlalchemy.exc import DBAPIError
 
 from app.actions import operators
 from app.actions.door import CLIENT_NAME, ClientRefused
@@ -271,6 +272,9 @@ def main() -> None:
             raise SystemExit(1) from None
         except DatabaseAway as error:
             sys.stderr.write(f"The database cannot be reached: {error.__cause__}\n")
+            raise SystemExit(1) from None
+        except (OSError, DBAPIError) as error:
+            sys.stderr.write(f"{type(error).__name__}: {str(error).splitlines()[0]}\n")
             raise SystemExit(1) from None
 
 

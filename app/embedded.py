@@ -100,10 +100,10 @@ def start(home: Path, *, prefer: str = "auto", account: str | None = None, durab
     lock = _locked(room)
     try:
         data = room / f"pgdata-{binaries.major}"
-        _remove_zombie_pid(data)
         if not (data / "PG_VERSION").exists():
             _initialise(binaries, data, person)
         socket = _socket_folder(room, person)
+        _remove_dead_locks(data / "postmaster.pid", socket / ".s.PGSQL.5432.lock")
         process = _spawn(binaries, data, socket, person, lock, durable=durable)
         server = EmbeddedPostgres(process, socket, data, lock, binaries.major)
         atexit.register(server.stop)
@@ -304,13 +304,13 @@ def _is_zombie(pid: int) -> bool:
         return False
 
 
-def _remove_zombie_pid(data: Path) -> None:
-    """Remove a pid file whose process is a zombie: PostgreSQL itself takes a zombie for a running server."""
-    pid_file = data / "postmaster.pid"
-    if pid_file.exists():
-        first = pid_file.read_text(encoding="utf-8").partition("\n")[0].strip()
-        if first.isdigit() and _is_zombie(int(first)):
-            pid_file.unlink()
+def _remove_dead_locks(*files: Path) -> None:
+    """Remove lock files whose process is a zombie: PostgreSQL itself takes a zombie for a running server."""
+    for file in files:
+        if file.exists():
+            first = file.read_text(encoding="utf-8").partition("\n")[0].strip()
+            if first.isdigit() and _is_zombie(int(first)):
+                file.unlink()
 
 
 def _initialise(binaries: Binaries, data: Path, person: Account | None) -> None:

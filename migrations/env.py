@@ -21,7 +21,7 @@ def run(connection: Connection) -> None:
     connection.execute(sa.text(f"SELECT pg_advisory_lock({ONE_MIGRATION_AT_A_TIME})"))
     connection.execute(sa.text(f"SET lock_timeout = '{LOCK_TIMEOUT}'"))
     connection.execute(sa.text(f"SET statement_timeout = '{STATEMENT_TIMEOUT}'"))
-    if connection.execute(sa.text("SELECT 1 FROM pg_roles WHERE rolname = 'ipt_owner'")).scalar():
+    if connection.execute(sa.text("SELECT to_regclass('public.alembic_version')")).scalar():  # the first file hands over to the owner
         connection.execute(sa.text("SET ROLE ipt_owner"))
     connection.commit()
     context.configure(

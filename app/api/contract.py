@@ -52,7 +52,7 @@ _OF_METHOD = {
     "patch": ("IfMatch", "IdempotencyKey", "RequestId"),
     "delete": ("IfMatch", "RequestId"),
 }
-_ALWAYS = (400, 401, 403, 404, 405, 422, 429, 500, 503)
+_ALWAYS = (400, 401, 403, 404, 405, 414, 422, 429, 431, 500, 503)
 _STATUSES_OF_METHOD = {
     "get": (),
     "post": (409, 413, 415),

@@ -28,8 +28,8 @@ def upgrade() -> None:
         op.execute(_create(name, f"{login} NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"))
     for name in BYPASSING:
         op.execute(_create(name, "NOLOGIN NOSUPERUSER BYPASSRLS", optional=True))
-    op.execute("GRANT ipt_owner TO CURRENT_USER")
-    op.execute("GRANT ipt_owner TO ipt_migrator")
+    op.execute(_member("CURRENT_USER", "current_user"))
+    op.execute(_member("ipt_migrator", "'ipt_migrator'"))
     op.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     op.execute("GRANT USAGE, CREATE ON SCHEMA public TO ipt_owner")
     op.execute("GRANT USAGE ON SCHEMA public TO ipt_service, ipt_worker, ipt_audit, ipt_analyst")
@@ -55,6 +55,11 @@ def _create(name: str, options: str, *, optional: bool = False) -> str:
         EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; {skipped}
         END $$
     """
+
+
+def _member(role: str, name: str) -> str:
+    """Make a role a member of the owner, unless it is: in another database of the cluster that was done before."""
+    return f"DO $$ BEGIN IF NOT pg_has_role({name}, 'ipt_owner', 'MEMBER') THEN GRANT ipt_owner TO {role}; END IF; END $$"
 
 
 def _temporary_tables_revoked() -> str:
