@@ -21,9 +21,9 @@ from app.actions import operators
 from app.actions.door import CLIENT_NAME, ClientRefused
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
+from app.binaries import EmbeddedPostgresError
 from app.config import Settings
 from app.domain.errors import Refusal
-from app.embedded import EmbeddedPostgresError
 from app.keys.cipher import KeyMissing, create_key_file, read_key_ring
 from app.keys.tokens import KeyRefused
 from app.launch import database_for, owner_of, share_with_processes

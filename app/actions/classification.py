@@ -10,7 +10,8 @@ from app.actions.records import Fields, Made, amend, create, fields_for, find_on
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.focus import FocusChoice, ProtocolWithoutAreas, Suggestion, decide_focus, is_late_change
-from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, Answer, Event, IndicatorsInvalid, check_answers, classify, ruleset
+from app.domain.indicator_answers import Event, IndicatorsInvalid, check_answers
+from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, Answer, classify, ruleset
 from app.domain.techniques import check_strategies
 from app.store.database import Row
 from app.store.rows import rows_of

@@ -1,4 +1,4 @@
-"""The interpersonal inventory: relationships, life events, the list of problems, goals."""
+"""The interpersonal inventory: relationships and life events."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -12,9 +12,9 @@ from app.actions.records import get_in_chart, reveal
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
-from app.api.shapes import Day, Flag, In, InChart, Label, Level, NewId, Out, Precision, Prose, Rating, Ring
+from app.api.shapes import Day, Flag, In, InChart, Label, Level, NewId, Out, Precision, Prose, Ring
 from app.store.database import Row
-from app.store.tables.inventory import goal, life_event, problem, relationship
+from app.store.tables.inventory import life_event, relationship
 from app.store.work import page_chart
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["inventory"])
@@ -149,73 +149,6 @@ class LifeEventPage(Out):
     next: str | None
 
 
-class _Problem(In):
-    text: Prose = ""
-    area: Area | None = None
-    relationship_ids: Annotated[list[UUID], Field(max_length=20)] = []
-    severity: Rating | None = None
-    difficulty: Rating | None = None
-    link_to_mood: Rating | None = None
-    readiness: Rating | None = None
-    agreed_focus: Flag = False
-
-
-class ProblemIn(_Problem):
-    """A concern in the patient's words, rated 0 to 10."""
-
-    id: NewId = None
-    text: Prose = Field(examples=["We do not talk any more."])
-
-
-class ProblemPatch(_Problem):
-    """What changed about a concern."""
-
-
-class ProblemOut(InChart, _Problem):
-    """A concern of the patient."""
-
-    model_config = {"extra": "ignore"}
-
-
-class ProblemPage(Out):
-    """A page of concerns."""
-
-    items: list[ProblemOut]
-    next: str | None
-
-
-class _Goal(In):
-    text: Prose = ""
-    term: Literal["short", "long"] = "short"
-    area: Area | None = None
-    attainment: Rating | None = None
-    met_on: Day | None = None
-
-
-class GoalIn(_Goal):
-    """A goal agreed with the patient."""
-
-    id: NewId = None
-    text: Prose
-
-
-class GoalPatch(_Goal):
-    """What changed about a goal."""
-
-
-class GoalOut(InChart, _Goal):
-    """A goal."""
-
-    model_config = {"extra": "ignore"}
-
-
-class GoalPage(Out):
-    """A page of goals."""
-
-    items: list[GoalOut]
-    next: str | None
-
-
 class Measures(Out):
     """Derived measures of the inventory (own design)."""
 
@@ -254,7 +187,8 @@ async def read_whole_inventory(call: Annotated[Call, needs("inventory:read")], e
     }
 
 
-async def _list(call: Call, table: sa.Table, episode_id: UUID, limit: int, cursor: str | None, **filters: Any) -> Row:
+async def list_of(call: Call, table: sa.Table, episode_id: UUID, limit: int, cursor: str | None, **filters: Any) -> Row:
+    """List one page of an episode's rows of a table."""
     chart = await open_chart(call.visit, episode_id)
     pager = call.pager(limit, cursor, filters)
     items, following = pager.cut(await page_chart(call.visit.connection, table, episode_id, filters, pager.after, limit), "id")
@@ -262,7 +196,8 @@ async def _list(call: Call, table: sa.Table, episode_id: UUID, limit: int, curso
     return {"items": [reveal(chart.key, table, r) for r in items], "next": following}
 
 
-async def _read(call: Call, table: sa.Table, episode_id: UUID, row_id: UUID) -> Row:
+async def read_one(call: Call, table: sa.Table, episode_id: UUID, row_id: UUID) -> Row:
+    """Read one row of an episode with its ETag."""
     chart = await open_chart(call.visit, episode_id)
     return call.stored(await get_in_chart(call.visit, table, chart, row_id))
 
@@ -283,13 +218,13 @@ async def list_relationships(
     cursor: Cursor = None,
 ) -> Row:
     """List the people of the inventory."""
-    return await _list(call, relationship, episode_id, limit, cursor, status=status)
+    return await list_of(call, relationship, episode_id, limit, cursor, status=status)
 
 
 @router.get("/relationships/{relationship_id}", response_model=RelationshipOut)
 async def read_relationship(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, relationship_id: UUID) -> Row:
     """Read one relationship."""
-    return await _read(call, relationship, episode_id, relationship_id)
+    return await read_one(call, relationship, episode_id, relationship_id)
 
 
 @router.patch("/relationships/{relationship_id}", response_model=RelationshipOut)
@@ -317,13 +252,13 @@ async def create_life_event(call: Annotated[Call, needs("inventory:write")], epi
 @router.get("/life-events", response_model=LifeEventPage)
 async def list_life_events(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
     """List the life events."""
-    return await _list(call, life_event, episode_id, limit, cursor)
+    return await list_of(call, life_event, episode_id, limit, cursor)
 
 
 @router.get("/life-events/{life_event_id}", response_model=LifeEventOut)
 async def read_life_event(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, life_event_id: UUID) -> Row:
     """Read one life event."""
-    return await _read(call, life_event, episode_id, life_event_id)
+    return await read_one(call, life_event, episode_id, life_event_id)
 
 
 @router.patch("/life-events/{life_event_id}", response_model=LifeEventOut)
@@ -337,60 +272,3 @@ async def delete_life_event(call: Annotated[Call, needs("inventory:write")], epi
     """Take a life event out; its history stays."""
     await delete_in_chart(call.visit, life_event, episode_id, life_event_id)
     return Response(status_code=204)
-
-
-@router.post("/problems", status_code=201, response_model=ProblemOut)
-async def create_problem(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, problem_in: ProblemIn) -> Row:
-    """Add a concern to the patient's list, rated by patient and therapist."""
-    made = await add_to_chart(call.visit, problem, episode_id, _plain_ids(problem_in.members()))
-    return call.made(made, f"/v1/episodes/{episode_id}/problems/{{id}}")
-
-
-@router.get("/problems", response_model=ProblemPage)
-async def list_problems(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
-    """List the patient's concerns."""
-    return await _list(call, problem, episode_id, limit, cursor)
-
-
-@router.get("/problems/{problem_id}", response_model=ProblemOut)
-async def read_problem(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, problem_id: UUID) -> Row:
-    """Read one concern."""
-    return await _read(call, problem, episode_id, problem_id)
-
-
-@router.patch("/problems/{problem_id}", response_model=ProblemOut)
-async def update_problem(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, problem_id: UUID, patch: ProblemPatch) -> Row:
-    """Rate a concern anew."""
-    return call.stored(await amend_in_chart(call.visit, problem, episode_id, problem_id, _plain_ids(patch.sent())))
-
-
-@router.post("/goals", status_code=201, response_model=GoalOut)
-async def create_goal(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, goal_in: GoalIn) -> Row:
-    """Add a goal."""
-    made = await add_to_chart(call.visit, goal, episode_id, goal_in.members())
-    return call.made(made, f"/v1/episodes/{episode_id}/goals/{{id}}")
-
-
-@router.get("/goals", response_model=GoalPage)
-async def list_goals(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
-    """List the goals."""
-    return await _list(call, goal, episode_id, limit, cursor)
-
-
-@router.get("/goals/{goal_id}", response_model=GoalOut)
-async def read_goal(call: Annotated[Call, needs("inventory:read")], episode_id: UUID, goal_id: UUID) -> Row:
-    """Read one goal."""
-    return await _read(call, goal, episode_id, goal_id)
-
-
-@router.patch("/goals/{goal_id}", response_model=GoalOut)
-async def update_goal(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, goal_id: UUID, patch: GoalPatch) -> Row:
-    """Record how far a goal is reached."""
-    return call.stored(await amend_in_chart(call.visit, goal, episode_id, goal_id, patch.sent()))
-
-
-def _plain_ids(values: dict[str, Any]) -> dict[str, Any]:
-    """Write the ids of a list as text, as JSON columns keep them."""
-    if "relationship_ids" in values:
-        values["relationship_ids"] = [str(i) for i in values["relationship_ids"]]
-    return values

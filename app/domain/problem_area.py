@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from app.domain.errors import Fault, Invalid, NotFound
+from app.domain.errors import NotFound
 from app.domain.reading import read_catalogue, round_half_up
 
 GRIEF, DISPUTE, TRANSITION, DEFICITS = "grief", "role_dispute", "role_transition", "interpersonal_deficits"
@@ -17,22 +17,12 @@ AREAS = (GRIEF, DISPUTE, TRANSITION, DEFICITS)
 VALUES: Mapping[str, float | None] = {"absent": 0.0, "possible": 0.5, "present": 1.0, "unknown": None}
 ANSWERS = (*VALUES, "not_applicable")
 OPEN = {"present", "possible"}
-DEATHS = {"death", "anniversary"}  # what a death or its anniversary carries is grief
 DISCLAIMER = (
     "For use by qualified mental-health professionals. The ranking shows how recorded facts match published descriptions "
     "of IPT problem areas. It is not a diagnosis and does not replace clinical judgement. Check each listed fact. "
     "The focus of treatment is decided by the clinician with the patient."
 )
 DEFICITS_GATE = "no_other_area_stands"
-CONTRADICTIONS = (
-    ("onset_linked_to_death", "death_mourned_and_remote"),
-    ("onset_linked_to_conflict", "conflict_began_after_onset"),
-    ("onset_linked_to_change", "change_adapted_to"),
-    ("few_close_ties_before_onset", "isolation_began_with_illness"),
-    ("continuing_relation_with_other", "relation_ended"),
-)
-MAY_NOT_APPLY = {"persistent_yearning"}  # before six months; nothing else can be left out of the maximum
-LINKS = ("onset_linked_to_death", "onset_linked_to_conflict", "onset_linked_to_change")
 DISPUTE_STRATEGIES = frozenset(
     {
         "relate_onset_to_dispute",
@@ -42,10 +32,6 @@ DISPUTE_STRATEGIES = frozenset(
         "examine_how_the_dispute_is_kept_going",
     }
 )
-
-
-class IndicatorsInvalid(Invalid):
-    """The indicator answers break a rule of the ruleset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +88,6 @@ class Answer:
     value: str
     relationship_id: str | None = None
     life_event_id: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """What the ruleset needs to know of a life event: its type and its link to the onset (none, possible, clear)."""
-
-    type: str
-    linked_to_onset: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,64 +160,6 @@ def ruleset() -> Ruleset:
     return Ruleset(version=data["ruleset"], areas=tuple(areas), **thresholds)
 
 
-def check_answers(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> None:
-    """Refuse answers that contradict each other, by name.
-
-    Raises IndicatorsInvalid for an unknown indicator or answer, the deficits gate (it is computed), contradicting
-    pairs, two patient's choices, a death carrying the transition, one event carrying two areas, and "no life event
-    near onset" beside an event that is clearly linked.
-    """
-    known = {i.code: i for a in ruleset().areas for i in (a.gate, *a.indicators)}
-    faults = [Fault(f"/answers/{code}", "is not an indicator of ruleset 1.0") for code in answers if code not in known]
-    faults += [Fault(f"/answers/{c}/value", f"must be one of {', '.join(ANSWERS)}") for c, a in answers.items() if a.value not in ANSWERS]
-    faults += [
-        Fault(f"/answers/{c}/value", "cannot be not_applicable; only persistent_yearning can, before six months")
-        for c, a in answers.items()
-        if c in known and a.value == "not_applicable" and c not in MAY_NOT_APPLY
-    ]
-    if DEFICITS_GATE in answers:
-        faults.append(Fault(f"/answers/{DEFICITS_GATE}", "is computed from the other areas and cannot be answered"))
-    faults += [*_contradictions(answers), *_misplaced_events(answers, events)]
-    if faults:
-        raise IndicatorsInvalid(faults=faults)
-
-
-def _contradictions(answers: Mapping[str, Answer]) -> Iterable[Fault]:
-    present = {code for code, answer in answers.items() if answer.value == "present"}
-    for one, other in CONTRADICTIONS:
-        if one in present and other in present:
-            yield Fault(f"/answers/{other}", f"contradicts {one}: both cannot be present")
-    choices = [i.code for a in ruleset().areas for i in a.indicators if i.role == "patient_choice" and i.code in present]
-    if len(choices) > 1:
-        yield Fault(f"/answers/{choices[1]}", f"the patient names one main trouble, and {choices[0]} is present already")
-
-
-def _misplaced_events(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> Iterable[Fault]:
-    carried: dict[str, str] = {}
-    for area in ruleset().areas:
-        for indicator in (area.gate, *area.indicators):
-            event_id = _event_of(answers, indicator.code)
-            pointer = f"/answers/{indicator.code}/life_event_id"
-            if event_id is None or indicator.kind == "against":
-                continue
-            if event_id not in events:
-                yield Fault(pointer, "is no life event of this episode")
-            elif area.code == TRANSITION and events[event_id].type in DEATHS:
-                yield Fault(pointer, "a death carries grief; what followed from it needs an event of its own")
-            elif carried.setdefault(event_id, area.code) != area.code:
-                yield Fault(pointer, f"one life event may carry one area only, and this one carries {carried[event_id]}")
-    yield from _events_near_onset(answers, events)
-
-
-def _events_near_onset(answers: Mapping[str, Answer], events: Mapping[str, Event]) -> Iterable[Fault]:
-    """Hold "no life event near onset" against events that are linked: marked so, or cited by a temporal link."""
-    claim = _value(answers, "no_life_event_near_onset")
-    marked = {e.linked_to_onset for e in events.values()}
-    cited = any(_value(answers, c) in OPEN and _event_of(answers, c) for c in LINKS)
-    if (claim in OPEN and ("clear" in marked or cited)) or (claim == "present" and "possible" in marked):
-        yield Fault("/answers/no_life_event_near_onset", "contradicts a life event that is linked to the onset")
-
-
 def _weighed(answers: Mapping[str, Answer]) -> Mapping[str, Answer]:
     """Return the answers as they count.
 
@@ -247,12 +167,12 @@ def _weighed(answers: Mapping[str, Answer]) -> Mapping[str, Answer]:
     are unknown. A contra-indicator about the death leaves a transition alone that rests on another event.
     """
     found = dict(answers)
-    if _value(answers, "significant_person_died") in OPEN:
+    if value_of(answers, "significant_person_died") in OPEN:
         for code in ("role_change_identified", "onset_linked_to_change"):
-            if _value(answers, code) in OPEN and _event_of(answers, code) is None:
+            if value_of(answers, code) in OPEN and event_of(answers, code) is None:
                 found[code] = Answer("unknown")
     death = answers.get("change_is_a_death")
-    rests_elsewhere = _event_of(answers, "role_change_identified") and not _death_shuts_transition(answers)
+    rests_elsewhere = event_of(answers, "role_change_identified") and not _death_shuts_transition(answers)
     if death is not None and death.value in OPEN and death.life_event_id is not None and rests_elsewhere:
         found["change_is_a_death"] = Answer("not_applicable", death.relationship_id, death.life_event_id)
     return found
@@ -281,18 +201,20 @@ def classify(answers: Mapping[str, Answer]) -> Classification:
     )
 
 
-def _value(answers: Mapping[str, Answer], code: str) -> str:
+def value_of(answers: Mapping[str, Answer], code: str) -> str:
+    """Return how an indicator is answered; unknown when it is not."""
     answer = answers.get(code)
     return answer.value if answer else "unknown"
 
 
-def _event_of(answers: Mapping[str, Answer], code: str) -> str | None:
+def event_of(answers: Mapping[str, Answer], code: str) -> str | None:
+    """Return the life event that an answer cites, or None."""
     answer = answers.get(code)
     return answer.life_event_id if answer else None
 
 
 def _area_result(rules: Ruleset, area: Area, answers: Mapping[str, Answer]) -> AreaResult:
-    gate = _value(answers, area.gate.code)
+    gate = value_of(answers, area.gate.code)
     excluded: tuple[str, ...] = ()
     if area.code == TRANSITION and _death_shuts_transition(answers):
         excluded = ("change_is_a_death",)
@@ -302,9 +224,9 @@ def _area_result(rules: Ruleset, area: Area, answers: Mapping[str, Answer]) -> A
 
 def _death_shuts_transition(answers: Mapping[str, Answer]) -> bool:
     """TX1 shuts the transition on its event; a transition that rests on an event of its own goes on."""
-    if _value(answers, "change_is_a_death") != "present":
+    if value_of(answers, "change_is_a_death") != "present":
         return False
-    own, death = _event_of(answers, "role_change_identified"), _event_of(answers, "change_is_a_death")
+    own, death = event_of(answers, "role_change_identified"), event_of(answers, "change_is_a_death")
     return own is None or death is None or own == death
 
 
@@ -312,7 +234,7 @@ def _deficits_result(rules: Ruleset, answers: Mapping[str, Answer], others: Iter
     """Deficits stand only when nothing else can: each other area shut, or its upper bound under `possible_from`."""
     blockers = [r for r in others if r.status != "not_eligible" and r.upper >= rules.possible_from]
     certain = [r.area for r in blockers if r.status == "eligible" and r.lower >= rules.possible_from]
-    began = _value(answers, "isolation_began_with_illness") == "present"
+    began = value_of(answers, "isolation_began_with_illness") == "present"
     excluded = (*(r.area for r in blockers), *(("isolation_began_with_illness",) if began else ()))
     status = "not_eligible" if began or certain else "needs_information" if blockers else "eligible"
     return _measured(rules, rules.area(DEFICITS), answers, status, excluded)
@@ -358,7 +280,7 @@ def _percent(raw: float, top: int) -> int:
 
 
 def _role_value(rules: Ruleset, area: str, role: str, answers: Mapping[str, Answer]) -> float:
-    return max(VALUES.get(_value(answers, i.code)) or 0.0 for i in rules.area(area).indicators if i.role == role)
+    return max(VALUES.get(value_of(answers, i.code)) or 0.0 for i in rules.area(area).indicators if i.role == role)
 
 
 def _order(rules: Ruleset, result: AreaResult, answers: Mapping[str, Answer]) -> tuple[float, float]:
@@ -420,7 +342,7 @@ def _questions(rules: Ruleset, answers: Mapping[str, Answer], results: Iterable[
     for area in rules.areas:
         if area.code in shut:
             continue
-        if area.code != DEFICITS and _value(answers, area.gate.code) == "unknown":
+        if area.code != DEFICITS and value_of(answers, area.gate.code) == "unknown":
             asked.append(Question(area.code, area.gate.code, area.gate.question, sum(max(0, i.weight) for i in area.indicators)))
-        asked += [Question(area.code, i.code, i.question, abs(i.weight)) for i in area.indicators if _value(answers, i.code) == "unknown"]
+        asked += [Question(area.code, i.code, i.question, abs(i.weight)) for i in area.indicators if value_of(answers, i.code) == "unknown"]
     return tuple(sorted(asked, key=lambda q: -q.weight))

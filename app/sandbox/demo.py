@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 
-from app.sandbox.courses import COURSES
+from app.sandbox.courses.every import COURSES
 from app.sandbox.player import PlayedWrong, Player, Playing
 
 START_WITHIN_SECONDS = 90.0

@@ -13,7 +13,7 @@ from rich.progress import Progress
 
 from app.actions.operators import list_partners, register_client, register_partner
 from app.api.request import SCOPES
-from app.sandbox.courses import COURSES
+from app.sandbox.courses.every import COURSES
 from app.sandbox.player import Player, Playing
 from app.store.database import Database
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.problem_area import ANSWERS, Answer, Event, IndicatorsInvalid, check_answers, classify, ruleset
+from app.domain.indicator_answers import Event, IndicatorsInvalid, check_answers
+from app.domain.problem_area import ANSWERS, Answer, classify, ruleset
 
 RULES = ruleset()
 CODES = [i.code for a in RULES.areas for i in a.indicators] + [a.gate.code for a in RULES.areas if a.code != "interpersonal_deficits"]

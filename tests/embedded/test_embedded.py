@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from app import embedded
+from app import binaries, embedded
 from tests.conftest import processes_of
 
 PREFER = os.environ.get("IPT_POSTGRES", "auto")
@@ -40,9 +40,9 @@ def home(tmp_path):
 
 
 def query(server, sql):
-    binaries = embedded._fitting_binaries(server.data.parent, PREFER)
+    found = binaries.fitting_binaries(server.data.parent, PREFER)
     person = embedded._account(None)
-    reachable = embedded.Binaries(embedded._reachable_folder(binaries.folder, person), binaries.major)
+    reachable = binaries.Binaries(binaries.reachable_folder(found.folder, person), found.major)
     return embedded._query(server, reachable, person, sql, "ipt")
 
 
@@ -110,14 +110,17 @@ def test_a_killed_server_recovers_at_the_next_start(home):
         process.wait(10)
     wait_until_gone(data)
     server = embedded.start(home, prefer=PREFER)
-    server.stop()
+    try:
+        assert query(server, "SELECT 1") == "1"
+    finally:
+        server.stop()
 
 
 def test_a_second_launch_on_the_same_data_says_so_and_stops_and_a_command_attaches(home):
     process, data, _ = launch(home)
     with process:
         try:
-            with pytest.raises(embedded.EmbeddedPostgresError, match=f"in use already, by process {process.pid}"):
+            with pytest.raises(binaries.EmbeddedPostgresError, match=f"in use already, by process {process.pid}"):
                 embedded.start(home, prefer=PREFER)
             assert embedded.attach(home).startswith("postgresql+asyncpg://ipt_admin@/ipt?host=")
         finally:
@@ -134,7 +137,7 @@ def test_a_path_too_long_for_a_socket_gets_a_private_folder_of_its_own(tmp_path)
     assert len(str(socket)) < embedded.LONGEST_SOCKET_PATH
     assert stat.S_IMODE(socket.stat().st_mode) == 0o700
     socket.chmod(0o755)
-    with pytest.raises(embedded.EmbeddedPostgresError, match="private"):
+    with pytest.raises(binaries.EmbeddedPostgresError, match="private"):
         embedded._socket_folder(room, None)
     socket.rmdir()
 
@@ -142,22 +145,22 @@ def test_a_path_too_long_for_a_socket_gets_a_private_folder_of_its_own(tmp_path)
 def test_data_of_another_major_version_is_refused_with_what_to_do(tmp_path):
     (tmp_path / "pgdata-14").mkdir()
     (tmp_path / "pgdata-14" / "PG_VERSION").write_text("14")
-    with pytest.raises(embedded.EmbeddedPostgresError, match=r"PostgreSQL 14.*Install PostgreSQL 14"):
-        embedded._fitting_binaries(tmp_path, PREFER)
+    with pytest.raises(binaries.EmbeddedPostgresError, match=r"PostgreSQL 14.*Install PostgreSQL 14"):
+        binaries.fitting_binaries(tmp_path, PREFER)
 
 
 def test_data_that_is_there_chooses_the_binaries_that_fit_it(tmp_path):
-    for binaries in embedded._candidates("auto"):
-        room = tmp_path / str(binaries.major)
-        data = room / f"pgdata-{binaries.major}"
+    for found in binaries.candidates("auto"):
+        room = tmp_path / str(found.major)
+        data = room / f"pgdata-{found.major}"
         data.mkdir(parents=True, exist_ok=True)
-        (data / "PG_VERSION").write_text(str(binaries.major))
-        assert embedded._fitting_binaries(room, "auto").major == binaries.major
+        (data / "PG_VERSION").write_text(str(found.major))
+        assert binaries.fitting_binaries(room, "auto").major == found.major
 
 
 def test_a_folder_without_initdb_is_no_installation(tmp_path):
     (tmp_path / "pg_config").write_text("")
-    assert embedded._major(tmp_path) is None
+    assert binaries.major_of(tmp_path) is None
 
 
 @as_root
@@ -165,7 +168,7 @@ def test_root_names_an_unprivileged_account_or_says_that_there_is_none():
     assert embedded._account(None).uid != 0
     assert embedded._account("nobody").name == "nobody"
     for wrong in ("root", "no-such-account"):
-        with pytest.raises(embedded.EmbeddedPostgresError, match="IPT_EMBEDDED_ACCOUNT"):
+        with pytest.raises(binaries.EmbeddedPostgresError, match="IPT_EMBEDDED_ACCOUNT"):
             embedded._account(wrong)
 
 
@@ -175,16 +178,16 @@ def test_a_checkout_under_a_closed_home_works_and_no_mode_changes(tmp_path):
     closed = tmp_path / "root home"
     closed.mkdir(mode=0o700)
     install = closed / "checkout" / "pginstall"
-    source = next(iter(embedded._candidates(PREFER))).folder.resolve()
+    source = next(iter(binaries.candidates(PREFER))).folder.resolve()
     (install / "bin").mkdir(parents=True)
     shutil.copy(source / "initdb", install / "bin" / "initdb")
     shutil.copy(source / "postgres", install / "bin" / "postgres")
     before = {p: p.stat().st_mode for p in [closed, *closed.parents[:3], *closed.rglob("*")]}
     person = embedded._account(None)
-    copy = embedded._reachable_folder(install / "bin", person)
+    copy = binaries.reachable_folder(install / "bin", person)
     assert copy != install / "bin"
-    assert embedded._can_run(copy / "postgres", person)
-    assert embedded._reachable_folder(install / "bin", person) == copy
+    assert binaries.can_run(copy / "postgres", person)
+    assert binaries.reachable_folder(install / "bin", person) == copy
     shutil.rmtree(copy.parent)
     home = closed / "checkout" / "var"
     server = embedded.start(home, prefer=PREFER)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import httpx
 import pytest
 
-from app.sandbox.courses import COURSES
+from app.sandbox.courses.every import COURSES
 from app.sandbox.player import Player, Playing
 
 
