@@ -8,6 +8,7 @@ import stat
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -19,8 +20,9 @@ from tests.conftest import processes_of
 PREFER = os.environ.get("IPT_POSTGRES", "auto")
 ROOT = Path(__file__).resolve().parents[2]
 LAUNCHER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a run in the background has it ignored
 from app import embedded
 server = embedded.start(Path(sys.argv[1]), prefer=sys.argv[2])
 print(server.data, server.process.pid, flush=True)
@@ -46,12 +48,17 @@ def query(server, sql):
     return embedded._query(server, reachable, person, sql, "ipt")
 
 
-def launch(home, *, user=None):
-    options = {} if user is None else {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+@contextmanager
+def launch(home):
+    """A launcher in a process of its own; whatever the test does, it ends with the test."""
     env = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "HOME": str(home)}
-    process = subprocess.Popen([sys.executable, "-c", LAUNCHER, home, PREFER], stdout=subprocess.PIPE, text=True, env=env, cwd="/", **options)
-    data, pid = process.stdout.readline().rsplit(" ", 1)
-    return process, Path(data), int(pid)
+    process = subprocess.Popen([sys.executable, "-c", LAUNCHER, home, PREFER], stdout=subprocess.PIPE, text=True, env=env, cwd="/")
+    with process:
+        try:
+            data, pid = process.stdout.readline().rsplit(" ", 1)
+            yield process, Path(data), int(pid)
+        finally:
+            process.kill()
 
 
 def wait_until_gone(data, seconds=10):
@@ -90,8 +97,7 @@ def test_what_was_written_is_there_after_a_restart(home):
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_a_launcher_that_ends_leaves_no_server_behind_and_a_restart_recovers(home, number):
-    process, data, _ = launch(home)
-    with process:
+    with launch(home) as (process, data, _):
         process.send_signal(number)
         process.wait(10)
     wait_until_gone(data)
@@ -103,8 +109,7 @@ def test_a_launcher_that_ends_leaves_no_server_behind_and_a_restart_recovers(hom
 
 
 def test_a_killed_server_recovers_at_the_next_start(home):
-    process, data, pid = launch(home)
-    with process:
+    with launch(home) as (process, data, pid):
         os.kill(pid, signal.SIGKILL)
         process.kill()
         process.wait(10)
@@ -117,15 +122,10 @@ def test_a_killed_server_recovers_at_the_next_start(home):
 
 
 def test_a_second_launch_on_the_same_data_says_so_and_stops_and_a_command_attaches(home):
-    process, data, _ = launch(home)
-    with process:
-        try:
-            with pytest.raises(binaries.EmbeddedPostgresError, match=f"in use already, by process {process.pid}"):
-                embedded.start(home, prefer=PREFER)
-            assert embedded.attach(home).startswith("postgresql+asyncpg://ipt_admin@/ipt?host=")
-        finally:
-            process.kill()
-            process.wait(10)
+    with launch(home) as (process, data, _):
+        with pytest.raises(binaries.EmbeddedPostgresError, match=f"in use already, by process {process.pid}"):
+            embedded.start(home, prefer=PREFER)
+        assert embedded.attach(home).startswith("postgresql+asyncpg://ipt_admin@/ipt?host=")
     wait_until_gone(data)
     assert embedded.attach(home) is None
 
