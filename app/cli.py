@@ -106,7 +106,8 @@ def run() -> None:
         migrate_database(ready)
         quiet = ready.model_copy(update={"log_level": "warning"})
         sandbox = asyncio.run(prepare_sandbox(create_app(quiet), owner_of(ready), settings.home / "sandbox.json", settings.issuer, console))
-        _serve(ready, lambda: console.print(announcement(sandbox)))
+        shown = ready if "IPT_LOG_LEVEL" in os.environ else quiet  # the credentials should not scroll away
+        _serve(shown, lambda: console.print(announcement(sandbox)))
 
 
 @app.command()

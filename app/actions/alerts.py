@@ -1,6 +1,6 @@
 """Risk alerts: opened in the transaction of what raised them, acknowledged and closed by a clinician only."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -36,7 +36,7 @@ async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, assessm
         "value": trigger.value,
         "level": trigger.level,
         "reason": trigger.reason,
-        "at": assessment["answered_at"].isoformat(),
+        "at": _wire(assessment["answered_at"]),
     }
     return await _raise(visit, chart, "self_harm", what, late)
 
@@ -44,8 +44,12 @@ async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, assessm
 async def raise_safeguarding_alert(visit: Visit, chart: Chart, person: Row) -> Row:
     """Open or extend the alert that a safety mark on a relationship asks for."""
     level = "urgent"  # own design: a person at risk from another is seen the same day
-    what = {"relationship_id": str(person["id"]), "safety": person["safety"], "level": level, "reason": "safety_marked", "at": visit.now.isoformat()}
+    what = {"relationship_id": str(person["id"]), "safety": person["safety"], "level": level, "reason": "safety_marked", "at": _wire(visit.now)}
     return await _raise(visit, chart, "safeguarding", what, None)
+
+
+def _wire(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 async def _raise(visit: Visit, chart: Chart, kind: str, what: dict[str, Any], late: timedelta | None) -> Row:

@@ -11,7 +11,7 @@ from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.focus import FocusChoice, ProtocolWithoutAreas, Suggestion, decide_focus, is_late_change
 from app.domain.indicator_answers import Event, IndicatorsInvalid, check_answers
-from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, Answer, classify, ruleset
+from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, GRIEF, Answer, classify, ruleset
 from app.domain.techniques import check_strategies
 from app.store.database import Row
 from app.store.rows import rows_of
@@ -118,11 +118,13 @@ async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice, deci
     changes = before is not None and (before["primary_area"], before["secondary_area"]) != (choice.primary, choice.secondary)
     agrees = decide_focus(choice, _suggestion(run), changes_focus=changes)
     facts = await gate_facts(visit.connection, episode_id, chart.patient_id)
-    flags = [] if changes or before is None else list(before["flags"])
+    flags = [f for f in (before["flags"] if before and not changes else []) if f != "no_death_recorded"]
     if changes and is_late_change(facts["sessions_held"], facts["contracted_sessions"]):
         flags.append("changed_after_half_of_contract")
     if DISPUTE in {choice.primary, choice.secondary} and await _counterpart(visit, chart) & await _marked(visit, chart):
         flags.append("dispute_with_safety_mark")
+    if GRIEF in {choice.primary, choice.secondary} and not await _death_recorded(visit, chart):
+        flags.append("no_death_recorded")
     reason = choice.reason or ("" if changes or before is None else before["reason"])
     fields = {
         "primary_area": choice.primary,
@@ -187,6 +189,13 @@ async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: di
     if event is not None:
         await get_in_chart(visit, life_event, chart, event)
     return await amend(visit, focus_area, present, fields_for(focus_area, values), key=chart.key)
+
+
+async def _death_recorded(visit: Visit, chart: Chart) -> bool:
+    """Tell whether the inventory knows of a death: grief means one."""
+    people = await rows_of(visit.connection, relationship, episode_id=chart.episode_id, status="deceased")
+    events = await rows_of(visit.connection, life_event, episode_id=chart.episode_id)
+    return bool(people) or any(e["type"] in {"death", "pregnancy_loss"} for e in events)
 
 
 async def _counterpart(visit: Visit, chart: Chart) -> set[str]:

@@ -29,6 +29,7 @@ from app.store.tables.people import episode
 from app.store.tables.work import contract, formulation, phase_task, phase_transition, termination
 from app.store.work import gate_facts, scores
 
+DAYS_IN_A_WEEK = 7
 PER_WEEK = {"twice_weekly": 2.0, "weekly": 1.0, "fortnightly": 0.5, "monthly": 0.25}
 
 
@@ -46,14 +47,17 @@ async def put_formulation(visit: Visit, episode_id: UUID, values: dict[str, Any]
 async def put_contract(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Made:
     """Write the contract: number, frequency, length and end date of the sessions, agreed with the patient.
 
-    An amendment of number or end date needs a reason and the severity that it answers.
+    An amendment of the number or the end date that the patient agreed to needs a reason and the severity that it answers.
     """
     chart = await open_chart(visit, episode_id, lock=True)
     faults = extension_faults(chart.protocol, values["sessions"], PER_WEEK[values["frequency"]])
     if values["ends_on"] < values["starts_on"]:
         faults.append(Fault("/ends_on", "lies before the start"))
+    weeks = (values["ends_on"] - values["starts_on"]).days / DAYS_IN_A_WEEK
+    if values["sessions"] - 1 > (weeks + 1) * PER_WEEK[values["frequency"]]:
+        faults.append(Fault("/ends_on", "is too early for so many sessions at this frequency"))
     before = await find_one(visit, contract, chart)
-    if before is not None and (before["sessions"], before["ends_on"]) != (values["sessions"], values["ends_on"]):
+    if before is not None and before["patient_agreed"] and (before["sessions"], before["ends_on"]) != (values["sessions"], values["ends_on"]):
         faults += [Fault(f"/{name}", "is needed for an amendment") for name in ("reason", "severity") if not values.get(name)]
     if faults:
         raise ContractInvalid(faults=faults)

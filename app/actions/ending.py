@@ -131,5 +131,5 @@ async def amend_follow_up(visit: Visit, episode_id: UUID, follow_up_id: UUID, va
 
 async def read_timeline(visit: Visit, episode_id: UUID) -> list[Row]:
     """Return the course as it happened: codes, numbers and dates, oldest first."""
-    await open_chart(visit, episode_id)
-    return await timeline(visit.connection, episode_id)
+    chart = await open_chart(visit, episode_id)
+    return await timeline(visit.connection, episode_id, chart.episode["time_zone"])

@@ -60,14 +60,14 @@ async def record_assessment(visit: Visit, episode_id: UUID, values: dict[str, An
         alert: Row | None = await raise_risk_alert(visit, chart, trigger, made.row)
     else:
         alert = await alert_of(visit, chart, made.row["id"]) if trigger else None
-    return made, alert, notice_of(chart, triggered=trigger is not None) if questionnaire.risk_item else {}
+    return made, alert, notice_of(chart) if questionnaire.risk_item else {}
 
 
-def notice_of(chart: Chart, *, triggered: bool) -> dict[str, str]:
-    """Return what stands beside every answer to a risk item; the partner's crisis text when it was triggered."""
+def notice_of(chart: Chart) -> dict[str, str]:
+    """Return what stands beside every answer to a risk item, the partner's crisis text with it."""
     texts = chart.episode["crisis_text"]
     crisis = crisis_text_for(texts, chart.episode["locale"])
-    return {"not_monitored": NOT_MONITORED, "no_evidence_of_safety": NO_EVIDENCE_OF_SAFETY} | ({"crisis_text": crisis} if triggered else {})
+    return {"not_monitored": NOT_MONITORED, "no_evidence_of_safety": NO_EVIDENCE_OF_SAFETY, "crisis_text": crisis}
 
 
 def crisis_text_for(texts: dict[str, str], locale: str) -> str:
@@ -143,7 +143,8 @@ def _line(questionnaire: Instrument, rows: list[Row], held: list[Row], *, adult:
         "caseness_from": questionnaire.caseness,
         "reliable_change": questionnaire.reliable_change,
         "baseline": None if baseline is None else baseline["total"],
-        "latest": own[-1]["total"] if own else None,
+        "end_of_treatment": treated[-1]["total"] if treated else None,
+        "latest": next((r["total"] for r in reversed(own) if r["total"] is not None), None),
         "points": points,
         "on_track_rule": "Not on track from session 4 on with under 20 % improvement from baseline, or with a reliable deterioration (own design).",
     }

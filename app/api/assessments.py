@@ -182,8 +182,9 @@ class LineOut(Out):
     component: str
     caseness_from: int
     reliable_change: int
-    baseline: int | None
-    latest: int | None
+    baseline: int | None = Field(description="The first total of the treatment")
+    end_of_treatment: int | None = Field(description="The last total of the treatment so far")
+    latest: int | None = Field(description="The last total known, follow-ups included")
     points: list[Point]
     on_track_rule: str
 

@@ -12,8 +12,8 @@ DESCRIPTION = """The backend that therapy platforms put under Interpersonal Psyc
 problem-area classification, session phases and termination, over HTTP.
 
 The service supports decisions; the clinician makes them. Errors are problems (RFC 9457) of type `/problems/{name}`.
-Writes to stored resources need `If-Match` with the ETag last seen. Every POST takes an `Idempotency-Key`: the first
-answer is kept for 72 hours, so a lost reply can be asked for again."""
+Writes to stored resources need `If-Match` with the ETag last seen. POST, PUT and PATCH take an `Idempotency-Key`: the
+first answer is kept for 72 hours, so a lost reply can be asked for again; a DELETE that is repeated answers 404."""
 
 _HEADERS = {
     "IdempotencyKey": {
@@ -52,6 +52,9 @@ _OF_METHOD = {
     "patch": ("IfMatch", "IdempotencyKey", "RequestId"),
     "delete": ("IfMatch", "RequestId"),
 }
+_ETAG = {"schema": {"type": "string"}, "description": "Version and revision of the resource, for If-Match and If-None-Match"}
+_LOCATION = {"schema": {"type": "string"}, "description": "Where the new resource can be read"}
+_REPLAYED = {"schema": {"type": "string"}, "description": "`true` when this is the answer kept under the Idempotency-Key"}
 _ALWAYS = (400, 401, 403, 404, 405, 414, 422, 429, 431, 500, 503)
 _STATUSES_OF_METHOD = {
     "get": (),
@@ -89,11 +92,29 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     open_to_all = bool(_CATALOGUE & set(operation.get("tags", [])))
     names = ("IfNoneMatch", "RequestId") if open_to_all else _OF_METHOD[method]
     operation.setdefault("parameters", []).extend({"$ref": f"#/components/parameters/{n}"} for n in names)
+    _declare_successes(method, operation)
     statuses = (404, 405, 422, 500) if open_to_all else (*_ALWAYS, *_STATUSES_OF_METHOD[method])
     for status in sorted(statuses):
         operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
     if method == "get":
         operation["responses"]["304"] = {"description": "The ETag still fits"}
+
+
+def _declare_successes(method: str, operation: dict[str, Any]) -> None:
+    """Say that a repeated create answers 200 and a first PUT 201, and which headers come along."""
+    answers = operation["responses"]
+    made = answers.get("201") or answers.get("200")
+    if made is None:
+        return
+    if method == "post":
+        answers.setdefault("200", {**made, "description": "It was there already, with the same content"})
+    if method == "put":
+        answers.setdefault("201", {**made, "description": "Made by this first PUT"})
+    for status in ("200", "201"):
+        if status in answers:
+            location = {"Location": _LOCATION} if (method, status) == ("post", "201") else {}
+            replayed = {} if method == "get" else {"Idempotent-Replayed": _REPLAYED}
+            answers[status] = {**answers[status], "headers": {"ETag": _ETAG, **location, **replayed}}
 
 
 def _problem_answer(status: int) -> dict[str, Any]:

@@ -9,11 +9,12 @@ from pydantic import Field
 
 from app.actions.course import enter_phase, get_singleton, put_contract, put_formulation, read_phase, record_task
 from app.api.episodes import Phase, Status
-from app.api.inventory import Area
+from app.api.inventory import Area, list_of
+from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Count, Day, Flag, In, InChart, Minutes, Moment, Out, Prose
 from app.store.database import Row
-from app.store.tables.work import contract, formulation
+from app.store.tables.work import contract, formulation, phase_transition
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["course"])
 
@@ -193,6 +194,19 @@ class TransitionOut(InChart):
     overridden: list[UnmetOut] = Field(description="Conditions that a clinician passed over, with a reason")
     reason: str | None = None
     decided_by: UUID | None
+
+
+class TransitionPage(Out):
+    """A page of the steps that were taken, oldest first."""
+
+    items: list[TransitionOut]
+    next: str | None
+
+
+@router.get("/phase/transitions", response_model=TransitionPage)
+async def list_transitions(call: Annotated[Call, needs("episodes:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+    """List the steps between phases, with what a clinician passed over and why."""
+    return await list_of(call, phase_transition, episode_id, limit, cursor)
 
 
 @router.post("/phase/transitions", status_code=201, response_model=TransitionOut)

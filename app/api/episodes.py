@@ -10,7 +10,7 @@ from pydantic import Field
 
 from app.actions.ending import read_timeline
 from app.actions.people import add_episode, amend_episode, get_episode, join_care_team, leave_care_team
-from app.actions.records import fields_for, reveal
+from app.actions.records import fields_for, get_in_chart, reveal
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
@@ -195,6 +195,13 @@ async def join_team(call: Annotated[Call, needs("episodes:write")], episode_id: 
     return call.made(await join_care_team(call.visit, episode_id, member_in.clinician_id, member_in.role))
 
 
+@router.get("/episodes/{episode_id}/care-team/{member_id}", response_model=MemberOut)
+async def read_member(call: Annotated[Call, needs("episodes:read")], episode_id: UUID, member_id: UUID) -> Row:
+    """Read one member of the care team."""
+    chart = await open_chart(call.visit, episode_id)
+    return call.stored(await get_in_chart(call.visit, care_team, chart, member_id))
+
+
 @router.delete("/episodes/{episode_id}/care-team/{member_id}", status_code=204)
 async def leave_team(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, member_id: UUID) -> Response:
     """Let a clinician leave the care team; from then on the course is outside their caseload. The lead cannot leave."""
@@ -203,7 +210,7 @@ async def leave_team(call: Annotated[Call, needs("episodes:write")], episode_id:
 
 
 class Happening(Out):
-    """Something that happened: codes, numbers and dates only."""
+    """Something that happened: codes, numbers and dates only. A date begins at midnight of the patient's time zone."""
 
     at: Moment
     kind: str = Field(examples=["session"])

@@ -9,12 +9,14 @@ from pydantic import Field
 
 from app.actions.classification import choose_focus, get_classification, get_focus, put_indicators, run_classifier, work_on_area
 from app.actions.course import get_singleton
+from app.actions.records import get_in_chart
+from app.actions.visit import open_chart
 from app.api.inventory import Area
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, Day, Flag, In, InChart, MaybeProse, Moment, Out, Prose, Rating
 from app.domain.focus import FocusChoice
 from app.store.database import Row
-from app.store.tables.work import indicator_set
+from app.store.tables.work import focus_area, indicator_set
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["classification"])
 
@@ -77,8 +79,8 @@ class AreaOut(Out):
     status: Literal["eligible", "not_eligible", "needs_information"]
     score: int | None = Field(description="0 to 100; null unless the area is eligible")
     would_be: int = Field(description="0 to 100: the score if the gate were open")
-    lower: int = Field(description="0 to 100 with every unknown at its worst")
-    upper: int = Field(description="0 to 100 with every unknown at its best")
+    lower: int = Field(description="0 to 100 with every unknown at its worst, as if the gate were open")
+    upper: int = Field(description="0 to 100 with every unknown at its best, as if the gate were open")
     band: Literal["likely", "possible", "weak"] | None
     coverage: float = Field(description="0 to 1: the share of weight that is known, contra-indicators included")
     provisional: bool
@@ -206,6 +208,13 @@ class FocusAreaPatch(In):
     patient_progress: Rating | None = None
     clinician_progress: Rating | None = None
     work: Prose | None = None
+
+
+@router.get("/focus-areas/{focus_area_id}", response_model=FocusAreaOut)
+async def read_focus_area(call: Annotated[Call, needs("classification:read")], episode_id: UUID, focus_area_id: UUID) -> Row:
+    """Read the work in one focus area."""
+    chart = await open_chart(call.visit, episode_id)
+    return call.stored(await get_in_chart(call.visit, focus_area, chart, focus_area_id))
 
 
 @router.patch("/focus-areas/{focus_area_id}", response_model=FocusAreaOut)

@@ -26,6 +26,7 @@ from app.api.pages import Pager, pager
 from app.api.problems import PreconditionRequired, ScopeMissing, Unauthenticated, as_refusal, status_of
 from app.api.rates import Rates
 from app.api.retries import Retry, keep_answer, kept_answer, read_retry
+from app.domain.errors import Invalid
 from app.keys.cipher import KeyRing
 from app.keys.tokens import Caller
 from app.store.audit import Access, AuditTrail, Knock, insert_access
@@ -148,7 +149,8 @@ class Route(APIRoute):
             message = f"{self.path} declares no scope"
             raise TypeError(message)
         inner = super().get_route_handler()
-        flow = _Flow(inner, self.path_format, wanted, self.body_field is not None)
+        known = frozenset(field.alias for field in self.dependant.query_params)
+        flow = _Flow(inner, self.path_format, wanted, known, takes_body=self.body_field is not None)
         return flow.answer
 
 
@@ -165,6 +167,7 @@ class _Flow:
     inner: Callable[[Request], Coroutine[Any, Any, Response]]
     path: str
     scopes: frozenset[str]
+    parameters: frozenset[str]
     takes_body: bool
 
     async def answer(self, request: Request) -> Response:
@@ -184,6 +187,7 @@ class _Flow:
             missing = self.scopes - caller.scopes
             if missing:
                 raise ScopeMissing(" ".join(sorted(missing)))
+            _check_parameters(request, self.parameters)
             strict = StrictRequest(request.scope, request.receive)
             body = await check_body(strict, takes_one=self.takes_body)
             precondition = precondition_of(strict)
@@ -270,6 +274,16 @@ class _Flow:
             episode_id=trace.episode_id if trace else None,
             resources=(trace.resources if trace else []) or [f"{name}/{value[:40]}" for name, value in request.path_params.items()],
         )
+
+
+def _check_parameters(request: Request, known: frozenset[str]) -> None:
+    """Refuse a query parameter that the route does not know, or that stands twice: a mistyped filter would show too much."""
+    names = [name for name, _ in request.query_params.multi_items()]
+    wrong = [n for n in dict.fromkeys(names) if n not in known or names.count(n) > 1]
+    if wrong:
+        refusal = Invalid("A query parameter is unknown here, or stands twice.")
+        refusal.validation = [{"parameter": n[:60], "detail": "is not known, or stands twice"} for n in wrong]  # type: ignore[attr-defined]
+        raise refusal
 
 
 def precondition_of(request: Request) -> Precondition:

@@ -38,7 +38,7 @@ def decide_focus(choice: FocusChoice, suggestion: Suggestion | None, *, changes_
 
     Raises FocusInvalid when the two areas are the same, or when no reason is given for: deficits beside an area that
     scores 35 or more, deficits in either place beside another area, a departure from the suggestion, or a change of
-    focus. Source: clinical 2.4 and 2.6 (own design); one or two areas: the founding description.
+    focus. Source: own design; one or two areas: the founding description.
     """
     faults = [Fault(f"/{name}", f"must be one of {', '.join(AREAS)}") for name, area in _named(choice) if area not in AREAS]
     if choice.primary == choice.secondary:
@@ -75,5 +75,5 @@ def _reasons_due(choice: FocusChoice, suggestion: Suggestion | None, *, changes_
 
 
 def is_late_change(sessions_held: int, contracted: int | None) -> bool:
-    """Tell whether a change of focus comes after half of the contract: it is flagged, never refused (0a)."""
+    """Tell whether a change of focus comes after half of the contract: it is flagged, never refused."""
     return contracted is not None and sessions_held > contracted / 2

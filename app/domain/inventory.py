@@ -208,7 +208,7 @@ def check_event(fields: Mapping[str, object], today: date) -> None:
 
 
 def measures(relationships: Sequence[Mapping[str, object]]) -> Measures:
-    """Derive the inventory's measures. All own design, clinical 1.2.
+    """Derive the inventory's measures. All own design.
 
     Deceased people count in `relationships` and, for the time before the onset, in `close_before_onset`.
     """

@@ -16,10 +16,10 @@ from app.domain.risk import ClinicianOnly
 PHASES = ("screening", "initial", "middle", "termination", "follow_up")
 RUNNING = {"referred", "active", "paused"}
 NEXT = dict(pairwise(PHASES))
-RELATIONSHIPS_IN_A_TAKEN_INVENTORY = 3  # own design, clinical 3.2
-FINAL_MEASURE_WITHIN = timedelta(days=14)  # own design, clinical 3.2
+RELATIONSHIPS_IN_A_TAKEN_INVENTORY = 3  # own design
+FINAL_MEASURE_WITHIN = timedelta(days=14)  # own design
 FOLLOW_UPS = {3, 6}  # months; the founding description: gains often peak 3 to 6 months after the end
-CLINICIANS_COMMAND = {"termination"}  # clinical 3.2: an automatic proposal, or a clinician's command
+CLINICIANS_COMMAND = {"termination", "follow_up"}  # beginning and completing the ending: proposed by the service, commanded by a clinician
 NOTICE_OF_THE_END_SESSIONS = 2  # Weissman, Markowitz and Klerman 2000: speak of the end 2 to 4 sessions before
 MET, WAIVED, OWED = "done", "waived", "owed"
 
@@ -36,7 +36,7 @@ class EpisodeNotRunning(Conflict):
     """The course has ended."""
 
 
-class TaskMetByRecord(Conflict):
+class TaskMetByFact(Conflict):
     """This task is met by what is recorded elsewhere, and cannot be ticked by hand."""
 
 
@@ -95,10 +95,10 @@ def task_status(task: Task, facts: Facts) -> str:
 def check_task_record(task: Task, status: str, reason: str, *, by_clinician: bool) -> None:
     """Refuse a record of a task that a fact must meet, one that no clinician makes, and a waiver without a reason.
 
-    Raises TaskMetByRecord, ClinicianOnly, ReasonMissing, OverrideByClinicianOnly.
+    Raises TaskMetByFact, ClinicianOnly, ReasonMissing, OverrideByClinicianOnly.
     """
     if status == MET and task.met_by != "record":
-        raise TaskMetByRecord(f"{task.code} is met by: {task.met_by}. It may be waived by a clinician with a reason.")
+        raise TaskMetByFact(f"{task.code} is met by: {task.met_by}. It may be waived by a clinician with a reason.")
     if status == MET and not by_clinician:
         raise ClinicianOnly
     if status == WAIVED and not reason.strip():
@@ -127,14 +127,14 @@ def check_transition(to: str, facts: Facts, protocol: Protocol, *, reason: str, 
         raise ClinicianOnly
     unmet = unmet_conditions(to, facts, protocol)
     if unmet and not reason.strip():
-        raise PhaseGateShut(f"{len(unmet)} conditions are unmet; a clinician may override them with a reason.", unmet=unmet)
+        raise PhaseGateShut(f"Unmet conditions: {len(unmet)}. A clinician may override them with a reason.", unmet=unmet)
     if unmet and not by_clinician:
         raise OverrideByClinicianOnly(unmet=unmet)
     return unmet
 
 
 def _into_initial(facts: Facts, protocol: Protocol) -> list[Unmet]:
-    own = "own design, clinical 3.2"
+    own = "own design"
     age = facts.age_at_referral
     wanted = [
         (facts.consented_to_treatment, "consent_recorded", "Consent to treatment is recorded.", own),
@@ -146,8 +146,8 @@ def _into_initial(facts: Facts, protocol: Protocol) -> list[Unmet]:
         ),
         (facts.contraindications_answered, "contraindications_answered", "The list of contraindications is answered.", own),
         (facts.risk_screened, "risk_screened", "Risk is screened.", own),
-        (facts.lead_named, "lead_named", "A lead clinician is named.", "clinical 0a"),
-        (facts.cover_named, "cover_named", "A covering clinician is named.", "clinical 0a"),
+        (facts.lead_named, "lead_named", "A lead clinician is named.", "own design"),
+        (facts.cover_named, "cover_named", "A covering clinician is named.", "own design"),
     ]
     return [Unmet(code, text, source) for met, code, text, source in wanted if not met]
 
@@ -155,7 +155,7 @@ def _into_initial(facts: Facts, protocol: Protocol) -> list[Unmet]:
 def _into_middle(facts: Facts, protocol: Protocol) -> list[Unmet]:
     unmet = _owed_tasks("initial", facts, protocol)
     if facts.focus_decided and not facts.focus_agreed:
-        unmet.append(Unmet("patient_agreed_to_focus", "The patient agrees to the focus.", "clinical 2.6, own design"))
+        unmet.append(Unmet("patient_agreed_to_focus", "The patient agrees to the focus.", "own design"))
     if facts.sessions_held < protocol.initial_sessions_min:
         text = f"At least {protocol.initial_sessions_min} sessions are held ({facts.sessions_held} so far)."
         unmet.append(Unmet("initial_sessions_held", text, f"protocol {protocol.code} v{protocol.version}"))
@@ -172,7 +172,7 @@ def _into_follow_up(facts: Facts, protocol: Protocol) -> list[Unmet]:
     unmet = _owed_tasks("termination", facts, protocol)
     if not (facts.measured_at_the_end or facts.final_assessment_excused):
         text = "A final measure lies within 14 days of the last session held, or is recorded as refused or unreachable."
-        unmet.append(Unmet("final_measure_taken", text, "clinical 3.2 and 0a, own design"))
+        unmet.append(Unmet("final_measure_taken", text, "own design"))
     if facts.responded is not True and task_status(protocol.task("alternative_offered"), facts) == OWED:
         text = "The patient has not responded, as far as measured: another treatment is offered."
         unmet.append(Unmet("alternative_offered", text, "The Guide to IPT, chapter 9"))

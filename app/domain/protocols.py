@@ -100,7 +100,7 @@ def plan_for(protocol: Protocol, sessions: int, per_week: float = 1.0) -> Plan:
     The beginning takes at most a quarter, the ending the protocol's last weeks (four in a full course), the middle the
     rest, at least the protocol's. Where not all of that fits, the beginning shrinks first (to two sessions), then the
     ending, and the plan says so. At the protocol's own upper number, weekly, the published boundaries stand.
-    Source: own design after the founding description (0a: boundaries scale with the contracted number).
+    Source: own design after the founding description .
     """
     if sessions == protocol.boundaries["termination"][1] and per_week == 1.0:
         spans = {name: (span[0], span[1]) for name, span in protocol.boundaries.items()}

@@ -11,7 +11,7 @@ from app.domain.errors import Conflict, Forbidden
 from app.domain.instruments import Instrument, Score
 
 LEVELS = ("review", "urgent", "emergency")
-DUE_WITHIN = {"review": timedelta(hours=24), "urgent": timedelta(hours=4), "emergency": timedelta(0)}  # own design (0a)
+DUE_WITHIN = {"review": timedelta(hours=24), "urgent": timedelta(hours=4), "emergency": timedelta(0)}  # own design
 LATE_AFTER = timedelta(hours=1)  # own design: an answer older than this on receipt says how late it came
 NOT_MONITORED = "Answers are not monitored in real time. In an emergency use the help named here at once."
 NO_EVIDENCE_OF_SAFETY = "Scores are self-report screening values. A negative self-harm item does not exclude risk."
@@ -43,7 +43,7 @@ class Trigger:
 def trigger_of(questionnaire: Instrument, answers: dict[int, int | None], score: Score) -> Trigger | None:
     """Return the trigger in these answers, or None. A missing risk item is an unknown risk, level review.
 
-    Source: clinical 0a (levels by PHQ-9 item 9: 1 review within 24 h, 2 or 3 urgent within 4 h; missing: review).
+    Source: own design (levels by PHQ-9 item 9: 1 review within 24 h, 2 or 3 urgent within 4 h; missing: review).
     """
     item = questionnaire.risk_item
     if item is None:

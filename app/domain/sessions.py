@@ -68,9 +68,9 @@ def flags_of(fields: Mapping[str, Any], day: date, opened_on: date, ends_on: dat
 def activity_slope(levels: Sequence[float]) -> float | None:
     """Return the Theil-Sen slope of therapist activity (0 to 10) per session, from 5 sessions on; None before.
 
-    It is expected to fall: the therapist intervenes less as sessions go. Source: the founding description; clinical 8.
+    It is expected to fall: the therapist intervenes less as sessions go. Source: the founding description.
     """
-    if len(levels) < 5:  # noqa: PLR2004 - clinical 8: n >= 5
+    if len(levels) < 5:  # noqa: PLR2004 - own design: five points make a slope
         return None
     slopes = sorted((b - a) / (j - i) for i, a in enumerate(levels) for j, b in enumerate(levels) if j > i)
     middle = len(slopes) // 2

@@ -31,8 +31,8 @@ MAINTENANCE_REASONS = (
     "patient_wish",
 )
 MAINTENANCE_CAUTION = "Maintenance IPT alone is weaker when remission needed medication (Frank et al. 2007)."
-RESIDUAL = (5, 9)  # PHQ-9 at the end; own design, clinical 7
-EPISODES_FOR_MAINTENANCE = 3  # own design, clinical 7
+RESIDUAL = (5, 9)  # PHQ-9 at the end; own design
+EPISODES_FOR_MAINTENANCE = 3  # own design
 FOLLOW_UP_MONTHS = (3, 6, 12)  # Source: the founding description for 3 and 6; 12 is optional
 MONTHS_IN_A_YEAR = 12
 LAST_DAY_OF_EVERY_MONTH = 28
@@ -63,7 +63,7 @@ def tasks_met(record: Mapping[str, object]) -> dict[str, bool]:
 
 
 def maintenance_reasons(last_total: int | None, lifetime_episodes: int | None, declared: tuple[str, ...]) -> list[str]:
-    """Return the reasons to consider maintenance: a list for the clinician, not a verdict. Source: clinical 7."""
+    """Return the reasons to consider maintenance: a list for the clinician, not a verdict. Own design."""
     reasons = set(declared)
     if last_total is not None and RESIDUAL[0] <= last_total <= RESIDUAL[1]:
         reasons.add("residual_symptoms")

@@ -223,6 +223,7 @@ def test_a_bare_client_cannot_decide_a_focus(partner, episode):
 
 def test_a_focus_has_one_or_two_areas_and_a_change_needs_a_reason_and_keeps_the_work(partner, episode):
     first = episode.focus(primary="grief", secondary="role_transition")
+    assert first["flags"] == ["no_death_recorded"]
     assert [(a["area"], a["place"]) for a in first["focus_areas"]] == [("grief", "primary"), ("role_transition", "secondary")]
     assert first["decided_by"] == episode.lead
     path, etag = f"{episode.path}/focus", '"1.1"'
@@ -248,6 +249,7 @@ def test_work_in_a_focus_area_knows_its_own_sub_states_and_strategies(partner, e
         ({"life_event_id": str(uuid4())}, 404),
     ):
         assert partner.send("PATCH", path, wrong, If_Match='"1.1"').status_code == status
+    assert partner.send("GET", path).headers["etag"] == '"1.1"'
     done = partner.patch(
         path, {"sub_state": "delayed", "strategies": [{"code": "explore_feelings", "done_on": day()}], "work": "The funeral."}, '"1.1"'
     )
@@ -282,6 +284,9 @@ def test_a_clinician_may_override_with_a_reason_and_a_partners_app_may_not(partn
     done = episode.enter("middle", reason="Transferred in week six.", token=episode.token)
     assert done.status_code == 201
     assert len(done.json()["overridden"]) == 8
+    steps = partner.get(f"{episode.path}/phase/transitions")["items"]
+    assert [(s["to_phase"], s["reason"]) for s in steps] == [("initial", None), ("middle", "Transferred in week six.")]
+    assert [e["detail"] for e in partner.get(f"{episode.path}/timeline")["items"] if e["kind"] == "phase"] == ["screening", "overridden"]
     assert done.json()["reason"] == "Transferred in week six."
     assert partner.get(episode.path)["phase"] == "middle"
 
@@ -308,7 +313,7 @@ def test_the_phase_shows_plan_checklist_and_proposal(partner, episode):
 
 def test_tasks_met_by_facts_cannot_be_ticked_and_waivers_are_the_clinicians(partner, episode):
     path = f"{episode.path}/phase/tasks"
-    assert partner.send("PUT", f"{path}/inventory_taken", {"status": "done"}, If_None_Match="*").json()["type"] == "/problems/task-met-by-record"
+    assert partner.send("PUT", f"{path}/inventory_taken", {"status": "done"}, If_None_Match="*").json()["type"] == "/problems/task-met-by-fact"
     assert partner.send("PUT", f"{path}/nonsense", {"status": "done"}, If_None_Match="*").status_code == 404
     waiver = {"status": "waived", "reason": "No living relatives."}
     assert partner.send("PUT", f"{path}/inventory_taken", waiver, If_None_Match="*").status_code == 403
@@ -317,17 +322,21 @@ def test_tasks_met_by_facts_cannot_be_ticked_and_waivers_are_the_clinicians(part
 
 
 def test_an_amendment_of_the_contract_says_why_and_how_severe(partner, episode):
-    path, body = f"{episode.path}/contract", {"sessions": 12, "starts_on": day(days=90), "ends_on": day()}
-    partner.put(path, body)
-    unreasoned = partner.send("PUT", path, body | {"sessions": 16}, If_Match='"1.1"')
+    path, body = f"{episode.path}/contract", {"sessions": 12, "starts_on": day(days=120), "ends_on": day()}
+    crowded = partner.send("PUT", path, body | {"ends_on": day(days=90)}, If_None_Match="*")
+    assert crowded.json()["errors"][0]["pointer"] == "/ends_on"
+    partner.put(path, body | {"sessions": 16})
+    body["patient_agreed"] = True
+    partner.put(path, body, etag='"1.1"')
+    unreasoned = partner.send("PUT", path, body | {"sessions": 16}, If_Match='"2.1"')
     assert {e["pointer"] for e in unreasoned.json()["errors"]} == {"/reason", "/severity"}
-    amended = partner.put(path, body | {"sessions": 16, "reason": "Still unwell.", "severity": "severe"}, etag='"1.1"')
-    assert (amended["sessions"], amended["severity"], amended["version"]) == (16, "severe", 2)
+    amended = partner.put(path, body | {"sessions": 16, "reason": "Still unwell.", "severity": "severe"}, etag='"2.1"')
+    assert (amended["sessions"], amended["severity"], amended["version"]) == (16, "severe", 3)
 
 
 @pytest.mark.parametrize(("sessions", "status"), [(12, 201), (11, 422), (13, 422), (15, 422), (16, 201), (20, 201)])
 def test_a_contract_keeps_to_its_protocol_and_an_extension_adds_four_or_more(partner, episode, sessions, status):
-    body = {"sessions": sessions, "starts_on": day(days=90), "ends_on": day()}
+    body = {"sessions": sessions, "starts_on": day(days=140), "ends_on": day()}
     assert partner.send("PUT", f"{episode.path}/contract", body, If_None_Match="*").status_code == status
 
 
@@ -399,7 +408,7 @@ def test_a_total_is_the_servers_and_comes_with_band_and_caseness(partner, episod
     found = episode.assess({str(n): 2 for n in range(1, 9)} | {"9": 0})
     assert (found["total"], found["band"], found["is_case"], found["risk_alert"]) == (16, "moderately_severe", True, None)
     assert found["notice"]["no_evidence_of_safety"].endswith("does not exclude risk.")
-    assert found["notice"]["crisis_text"] is None
+    assert found["notice"]["crisis_text"] == "Call the crisis line of your region."
     assert (
         partner.send("POST", f"{episode.path}/assessments", {"instrument": "PHQ-9", "answers": PHQ9, "answered_at": now(), "total": 3}).status_code
         == 422
@@ -564,7 +573,7 @@ def test_a_course_ends_through_its_work(partner, episode):
     episode.into_middle()
     assert episode.enter("termination").json()["type"] == "/problems/clinician-only"
     assert episode.enter("termination", token=episode.token).status_code == 201
-    shut = episode.enter("follow_up")
+    shut = episode.enter("follow_up", token=episode.token)
     assert {"end_date_named", "gains_credited", "warning_signs_listed", "maintenance_decided", "final_measure_taken", "alternative_offered"} & {
         u["code"] for u in shut.json()["unmet"]
     }
@@ -586,7 +595,8 @@ def test_a_course_ends_through_its_work(partner, episode):
     assert all(made["tasks_met"].values())
     assert made["told_at_session"] == 3
     assert partner.send("GET", f"{episode.path}/termination").headers["etag"].startswith('"1.1-')
-    done = episode.enter("follow_up", occurred_at=now(days=6))
+    assert episode.enter("follow_up").json()["type"] == "/problems/clinician-only"
+    done = episode.enter("follow_up", occurred_at=now(days=6), token=episode.token)
     assert done.status_code == 201, done.text
     ended = partner.get(episode.path)
     assert (ended["status"], ended["phase"]) == ("completed", "follow_up")

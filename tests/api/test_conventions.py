@@ -437,6 +437,8 @@ def test_a_chunked_body_is_counted_as_it_arrives(partner):
         ("limit=-1", 422),
         ("limit=" + "9" * 400, 422),
         ("status=weird", 422),
+        ("surprise=1", 422),
+        ("limit=1&limit=2", 422),
         ("patient_id=x", 422),
         ("referred_from=1-1-1", 422),
     ],

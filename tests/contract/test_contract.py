@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,12 @@ NODE = ROOT / "tests" / "clients" / "typescript"
 @pytest.fixture(scope="module")
 def document():
     return json.loads(FILE.read_text(encoding="utf-8"))
+
+
+def test_the_release_is_the_packages(document):
+    package = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert document["info"]["version"] == package
+    assert f"## {package}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def operations(document):
