@@ -13,7 +13,7 @@ LABEL org.opencontainers.image.title="IPT backend" \
       org.opencontainers.image.description="REST backend for Interpersonal Psychotherapy"
 RUN groupadd --system --gid 10001 ipt \
  && useradd --system --uid 10001 --gid ipt --home-dir /srv/ipt --no-create-home --shell /usr/sbin/nologin ipt \
- && pip uninstall --yes pip setuptools wheel 2>/dev/null || true
+ && python -m pip uninstall --yes pip
 ENV PATH="/srv/venv/bin:$PATH" \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \

