@@ -290,6 +290,7 @@ def raw(partner, content, path="/v1/patients", method="POST", **headers):
         (b'{"birth_year": true}', 422),
         (b'{"birth_year": 1980, "birth_year": 1981}', 400),
         (b"[" * 5000 + b"]" * 5000, 400),
+        (b"[" + b"0," * 20_001 + b"0]", 400),
         (b'{"a":' * 40 + b"1" + b"}" * 40, 400),
         (b'{"external_ref": "\\u0000"}', 422),
         (b'{"external_ref": "\\ud800"}', 400),

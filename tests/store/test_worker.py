@@ -1,0 +1,46 @@
+"""The worker's housekeeping, as its own role."""
+
+import asyncio
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+import sqlalchemy as sa
+
+from app.store.database import Database
+from app.store.tables.door import idempotency_key
+from app.worker import clear_expired, work
+
+
+def kept_of(on_database, partner):
+    async def job(database: Database):
+        async with database.transaction(UUID(partner.partner_id)) as connection:
+            return await connection.value(sa.select(sa.func.count()).select_from(idempotency_key))
+
+    return on_database(job, "ipt_owner")
+
+
+def test_kept_answers_are_cleared_after_72_hours_and_not_before(partner, on_database):
+    partner.post("/v1/patients", {}, Idempotency_Key=str(uuid4()))
+    now = datetime.now(UTC)
+    on_database(lambda database: clear_expired(database, now + timedelta(hours=71)), "ipt_worker")
+    assert kept_of(on_database, partner) == 1
+    cleared = on_database(lambda database: clear_expired(database, now + timedelta(hours=73)), "ipt_worker")
+    assert cleared >= 1
+    assert kept_of(on_database, partner) == 0
+
+
+def test_the_worker_works_and_stops_when_asked(service, partner):
+    async def run():
+        task = asyncio.create_task(work(service.settings))
+        await asyncio.sleep(0.5)
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(task, 5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        asyncio.run(run())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert partner.get("/v1/patients")["items"] == []
