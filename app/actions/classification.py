@@ -56,15 +56,22 @@ async def put_indicators(visit: Visit, episode_id: UUID, answers: dict[str, dict
 
 
 async def _check_evidence(visit: Visit, chart: Chart, answers: dict[str, Any]) -> None:
-    events = await rows_of(visit.connection, life_event, episode_id=chart.episode_id)
-    known = {str(e["id"]): Event(e["type"], e["linked_to_onset"]) for e in events}
+    """Hold new answers against the episode: evidence that is not there is a plain 404, a contradiction a 422 by name."""
+    known = await _events(visit, chart)
     if any(a.get("life_event_id") and a["life_event_id"] not in known for a in answers.values()):
         raise NotFound
     check_answers(_answers(answers), known)
-    _check_no_blame(answers, await _marked(visit, chart))
+    if _blames(answers, await _marked(visit, chart)):
+        pointer = "/answers/communication_fault_visible"
+        raise IndicatorsInvalid(faults=[Fault(pointer, "is not read into a relationship that carries a safety mark")])
     for answer in answers.values():
         if answer.get("relationship_id"):
             await check_relationship_known(visit, chart, UUID(answer["relationship_id"]))
+
+
+async def _events(visit: Visit, chart: Chart) -> dict[str, Event]:
+    rows = await rows_of(visit.connection, life_event, episode_id=chart.episode_id)
+    return {str(e["id"]): Event(e["type"], e["linked_to_onset"]) for e in rows}
 
 
 async def _marked(visit: Visit, chart: Chart) -> set[str]:
@@ -72,17 +79,18 @@ async def _marked(visit: Visit, chart: Chart) -> set[str]:
     return {str(r["id"]) for r in await rows_of(visit.connection, relationship, episode_id=chart.episode_id) if r["safety"] != "none"}
 
 
-def _check_no_blame(answers: dict[str, Any], marked: set[str]) -> None:
-    """Submission to somebody who is dangerous is no fault of communication. Raises IndicatorsInvalid."""
+def _blames(answers: dict[str, Any], marked: set[str]) -> bool:
+    """Tell whether submission to somebody who is dangerous is read as a fault of communication."""
     fault = answers.get("communication_fault_visible", {})
     about = fault.get("relationship_id") or answers.get("continuing_relation_with_other", {}).get("relationship_id")
-    if fault.get("value") in {"present", "possible"} and about in marked:
-        pointer = "/answers/communication_fault_visible"
-        raise IndicatorsInvalid(faults=[Fault(pointer, "is not read into a relationship that carries a safety mark")])
+    return fault.get("value") in {"present", "possible"} and about in marked
 
 
 async def run_classifier(visit: Visit, episode_id: UUID) -> Made:
-    """Classify the present answers and keep the run with its inputs. It decides nothing."""
+    """Classify the present answers and keep the run with its inputs. It decides nothing.
+
+    Events are looked at anew: one that was changed or taken out since may make an answer a contradiction, named in a 422.
+    """
     chart = await open_chart(visit, episode_id, lock=True)
     _check_areas(chart)
     if not chart.episode["classifier_on"]:
@@ -90,9 +98,12 @@ async def run_classifier(visit: Visit, episode_id: UUID) -> Made:
     found = await find_one(visit, indicator_set, chart)
     if found is None:
         raise IndicatorsMissing
-    await _check_evidence(visit, chart, found["answers"])
-    result = asdict(classify(_answers(found["answers"])))
-    fields = {"ruleset": result["ruleset"], "indicator_version": found["version"], "answers": found["answers"], "result": result}
+    answers = dict(found["answers"])
+    if _blames(answers, await _marked(visit, chart)):
+        del answers["communication_fault_visible"]  # a safety mark set since: the reading no longer counts
+    check_answers(_answers(answers), await _events(visit, chart))
+    result = asdict(classify(_answers(answers)))
+    fields = {"ruleset": result["ruleset"], "indicator_version": found["version"], "answers": answers, "result": result}
     return await create(visit, classification, Fields(fields), chart=chart)
 
 

@@ -201,6 +201,22 @@ def test_a_classification_shows_every_contribution_and_decides_nothing(partner, 
     assert partner.get(f"{episode.path}/indicators")["quotes"] == {"onset_linked_to_change": "Since I stopped working."}
 
 
+def test_a_run_sees_what_has_changed_since_the_answers(partner, episode):
+    person, event = episode.add_relationship(), episode.add_event(happened_on=day(days=210), linked_to_onset="clear")
+    episode.indicators(
+        continuing_relation_with_other={"value": "present", "relationship_id": person["id"]},
+        communication_fault_visible={"value": "present", "relationship_id": person["id"]},
+        role_change_identified={"value": "present", "life_event_id": event["id"]},
+    )
+    partner.patch(f"{episode.path}/relationships/{person['id']}", {"safety": "coercion"}, '"1.1"')
+    result = partner.post(f"{episode.path}/classification", {})["result"]
+    dispute = next(a for a in result["areas"] if a["area"] == "role_dispute")
+    assert {c["indicator"]: c["answer"] for c in dispute["contributions"]}["communication_fault_visible"] == "unknown"
+    partner.send("DELETE", f"{episode.path}/life-events/{event['id']}", If_Match='"1.1"')
+    gone = partner.send("POST", f"{episode.path}/classification", {})
+    assert gone.json()["errors"][0]["pointer"] == "/answers/role_change_identified/life_event_id"
+
+
 def test_contradicting_indicators_are_a_422_by_name(partner, episode):
     answers = {"onset_linked_to_death": {"value": "present"}, "death_mourned_and_remote": {"value": "present"}}
     refused = partner.send("PUT", f"{episode.path}/indicators", {"answers": answers}, If_None_Match="*")
