@@ -1,5 +1,6 @@
 """Sessions: scheduled, held, missed, cancelled. A held session is never refused for phase, gate or contract."""
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -8,13 +9,14 @@ from app.actions.records import Fields, Made, amend, create, fields_for, get_in_
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Invalid
 from app.domain.people import today_of
+from app.domain.phase import PHASES
 from app.domain.problem_area import AREAS, DISPUTE_STRATEGIES, ruleset
 from app.domain.sessions import SessionNotScheduled, check_session, check_status_change, flags_of
 from app.domain.techniques import check_strategies, check_techniques
 from app.store.database import Row
 from app.store.rows import find_row, rows_of
 from app.store.tables.inventory import relationship
-from app.store.tables.work import contract, session
+from app.store.tables.work import contract, phase_transition, session
 from app.store.work import next_session_number
 
 
@@ -29,7 +31,11 @@ async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any])
     _check_codes(values)
     await _check_joint(visit, chart, values)
     fields = fields_for(session, values)
-    extra: dict[str, Any] = {"phase": chart.episode["phase"], "flags": await _flags(visit, chart, values), "entered_in_error": False}
+    extra: dict[str, Any] = {
+        "phase": await _phase_on(visit, chart, values["starts_at"]),
+        "flags": await _flags(visit, chart, values),
+        "entered_in_error": False,
+    }
     repeated = values.get("id") is not None and await find_row(visit.connection, session, id=values["id"])
     if values["status"] == "held" and not repeated:
         extra["number"] = await next_session_number(visit.connection, chart.episode_id)
@@ -50,8 +56,18 @@ async def amend_session(visit: Visit, episode_id: UUID, session_id: UUID, values
     fields = fields_for(session, values)
     extra: dict[str, Any] = {"flags": await _flags(visit, chart, wanted)}
     if wanted["status"] == "held" and present["number"] is None:
-        extra |= {"number": await next_session_number(visit.connection, chart.episode_id), "phase": chart.episode["phase"]}
+        extra |= {
+            "number": await next_session_number(visit.connection, chart.episode_id),
+            "phase": await _phase_on(visit, chart, wanted["starts_at"]),
+        }
     return await amend(visit, session, present, Fields({**fields.clear, **extra}, fields.secret), key=chart.key)
+
+
+async def _phase_on(visit: Visit, chart: Chart, moment: datetime) -> str:
+    """Return the phase that the course was in at a moment: a session may be recorded long after."""
+    steps = await rows_of(visit.connection, phase_transition, "occurred_at", episode_id=chart.episode_id)
+    taken = [s["to_phase"] for s in steps if s["occurred_at"] <= moment]
+    return str(taken[-1]) if taken else PHASES[0]
 
 
 async def _check_joint(visit: Visit, chart: Chart, values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 
 from app.actions.visit import VersionStale, VersionUnmatched
-from app.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, title_of
+from app.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, escaped, title_of
 from app.keys.cipher import KeyMissing
 from app.store.database import DatabaseAway, OutcomeUnknown, OutOfRange, TryAgain, UniqueTaken
 
@@ -148,12 +148,8 @@ def _fault(error: dict[str, Any]) -> dict[str, str]:
         return {"pointer": "", "detail": "is not JSON"}
     message = str(error["msg"]).removeprefix("Value error, ")
     if where == "body":
-        return {"pointer": "".join(f"/{_escaped(p)}" for p in path), "detail": message}
+        return {"pointer": "".join(f"/{escaped(p)}" for p in path), "detail": message}
     return {"parameter": str(path[0]) if path else str(where), "detail": message}
-
-
-def _escaped(part: object) -> str:
-    return str(part).replace("~", "~0").replace("/", "~1")[:100]
 
 
 def render(refusal: Refusal, request_id: str) -> Response:

@@ -11,6 +11,11 @@ class Fault(NamedTuple):
     detail: str
 
 
+def escaped(part: object) -> str:
+    """Return one part of a JSON pointer (RFC 6901), cut to a length that an answer can show."""
+    return str(part)[:100].replace("~", "~0").replace("/", "~1")
+
+
 class Unmet(NamedTuple):
     """One condition that a refused step still lacks: its code, a sentence, and the source of the rule."""
 

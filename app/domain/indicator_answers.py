@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from app.domain.errors import Fault, Invalid
+from app.domain.errors import Fault, Invalid, escaped
 from app.domain.problem_area import ANSWERS, DEFICITS_GATE, OPEN, TRANSITION, Answer, event_of, ruleset, value_of
 
 CONTRADICTIONS = (
@@ -38,7 +38,7 @@ def check_answers(answers: Mapping[str, Answer], events: Mapping[str, Event]) ->
     near onset" beside an event that is clearly linked.
     """
     known = {i.code: i for a in ruleset().areas for i in (a.gate, *a.indicators)}
-    faults = [Fault(f"/answers/{code}", "is not an indicator of ruleset 1.0") for code in answers if code not in known]
+    faults = [Fault(f"/answers/{escaped(code)}", "is not an indicator of ruleset 1.0") for code in answers if code not in known]
     faults += [Fault(f"/answers/{c}/value", f"must be one of {', '.join(ANSWERS)}") for c, a in answers.items() if a.value not in ANSWERS]
     faults += [
         Fault(f"/answers/{c}/value", "cannot be not_applicable; only persistent_yearning can, before six months")

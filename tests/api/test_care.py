@@ -408,6 +408,13 @@ def test_what_was_missed_can_turn_out_to_have_been_held_and_odd_sessions_are_fla
     assert [s["id"] for s in partner.get("/v1/sessions?external_ref=s-1")["items"]] == [missed["id"], anew["id"]]
 
 
+def test_a_session_recorded_late_keeps_the_phase_of_its_day(partner, episode):
+    episode.consent()
+    assert episode.enter("initial", occurred_at=now(days=80)).status_code == 201
+    assert episode.enter("middle", occurred_at=now(days=40), reason="Transferred.", token=episode.token).status_code == 201
+    assert [episode.hold(days=d)["phase"] for d in (90, 60, 20)] == ["screening", "initial", "middle"]
+
+
 def test_a_wrong_session_is_marked_not_removed_and_its_number_is_free_again(partner, episode):
     first = episode.hold(days=3)
     marked = partner.patch(f"{episode.path}/sessions/{first['id']}", {"entered_in_error": True, "error_reason": "Other patient."}, '"1.1"')
