@@ -15,7 +15,8 @@ from app.domain.termination import MAINTENANCE_CAUTION, follow_up_due, maintenan
 from app.store.database import Row
 from app.store.tables.people import episode
 from app.store.tables.work import early_ending, follow_up, termination
-from app.store.work import gate_facts, scores, sessions_held_before, timeline
+from app.store.timeline import timeline
+from app.store.work import gate_facts, scores, sessions_held_before
 
 LAST_YEAR = 2100
 

@@ -9,21 +9,18 @@ import sqlalchemy as sa
 from app.store.database import Connection, Row
 from app.store.people import in_caseload
 from app.store.rows import own, page
-from app.store.tables.inventory import life_event, relationship
-from app.store.tables.people import care_team, consent, episode
+from app.store.tables.inventory import relationship
+from app.store.tables.people import care_team, consent
 from app.store.tables.work import (
     assessment,
     classification,
     contract,
-    early_ending,
     focus,
     follow_up,
     formulation,
     phase_task,
-    phase_transition,
     risk_alert,
     session,
-    termination,
 )
 
 
@@ -168,63 +165,3 @@ def _conditions(table: sa.Table, filters: Mapping[str, Any]) -> list[sa.ColumnEl
         elif value is not None:
             found.append(column == value)
     return found
-
-
-async def timeline(connection: Connection, episode_id: UUID, time_zone: str) -> list[Row]:
-    """Return what happened, oldest first, as (at, kind, id, code, detail): codes and numbers only, in one statement."""
-
-    def part(table: sa.Table, kind: str, at: Any, what: Any, detail: Any, *where: Any) -> sa.Select[Any]:
-        return sa.select(
-            sa.cast(at, sa.TIMESTAMP(timezone=True)).label("at"),
-            sa.literal(kind).label("kind"),
-            table.c.id,
-            sa.cast(what, sa.Text).label("code"),
-            sa.cast(detail, sa.Text).label("detail"),
-        ).where(own(connection, table), table.c.id == episode_id if table is episode else table.c.episode_id == episode_id, *where)
-
-    def day(column: Any) -> Any:
-        """A date is the patient's: it begins at midnight of the patient's zone."""
-        return sa.func.timezone(time_zone, sa.cast(column, sa.TIMESTAMP))
-
-    nothing = sa.null()
-    overridden = sa.case((phase_transition.c.overridden != sa.text("'[]'::jsonb"), "overridden"), else_=phase_transition.c.from_phase)
-    union = sa.union_all(
-        part(
-            episode,
-            "illness_onset",
-            day(episode.c.illness_onset_date),
-            episode.c.illness_onset_precision,
-            nothing,
-            episode.c.illness_onset_date.is_not(None),
-        ),
-        part(episode, "referral", day(episode.c.referred_on), episode.c.protocol_code, nothing),
-        part(episode, "end", episode.c.ended_at, episode.c.status, nothing, episode.c.ended_at.is_not(None)),
-        part(
-            life_event,
-            "life_event",
-            day(life_event.c.happened_on),
-            life_event.c.type,
-            life_event.c.linked_to_onset,
-            life_event.c.happened_on.is_not(None),
-            life_event.c.deleted_at.is_(None),
-        ),
-        part(session, "session", session.c.starts_at, session.c.status, session.c.number, ~session.c.entered_in_error),
-        part(assessment, "assessment", assessment.c.answered_at, assessment.c.instrument, assessment.c.total, ~assessment.c.entered_in_error),
-        part(phase_transition, "phase", phase_transition.c.occurred_at, phase_transition.c.to_phase, overridden),
-        part(classification, "classification", classification.c.created_at, classification.c.ruleset, classification.c.result["outcome"].astext),
-        part(formulation, "formulation", day(formulation.c.told_on), nothing, nothing, formulation.c.told_on.is_not(None)),
-        part(contract, "contract", day(contract.c.agreed_on), contract.c.sessions, contract.c.ends_on, contract.c.agreed_on.is_not(None)),
-        part(focus, "focus", focus.c.decided_at, focus.c.primary_area, focus.c.secondary_area),
-        part(risk_alert, "risk_alert", risk_alert.c.opened_at, risk_alert.c.level, risk_alert.c.status),
-        part(follow_up, "follow_up", day(sa.func.coalesce(follow_up.c.held_on, follow_up.c.due_on)), follow_up.c.status, follow_up.c.months),
-        part(early_ending, "early_ending", day(early_ending.c.ended_on), early_ending.c.reason, nothing),
-        part(
-            termination,
-            "end_date_told",
-            day(termination.c.end_date_told_on),
-            termination.c.end_date,
-            nothing,
-            termination.c.end_date_told_on.is_not(None),
-        ),
-    ).subquery()
-    return await connection.rows(sa.select(union).order_by(union.c.at, union.c.kind, union.c.id))
