@@ -11,6 +11,11 @@ PHQ9 = {str(n): 1 for n in range(1, 9)} | {"9": 0}
 GAD7 = {str(n): 1 for n in range(1, 8)}
 
 
+def answers_by_number(values):
+    """Number a full row of answers from 1."""
+    return dict(enumerate(values, start=1))
+
+
 def now(**back):
     return (datetime.now(UTC) - timedelta(**back)).isoformat()
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.actions.inventory import check_relationship_known
+from app.actions.inventory import check_relationships_known
 from app.actions.records import Fields, Made, amend, create, fields_for, find_one, get_in_chart, get_one, put_one, reveal
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
@@ -61,12 +61,10 @@ async def _check_evidence(visit: Visit, chart: Chart, answers: dict[str, Any]) -
     if any(a.get("life_event_id") and a["life_event_id"] not in known for a in answers.values()):
         raise NotFound
     check_answers(_answers(answers), known)
-    if _blames(answers, await _marked(visit, chart)):
+    people = await check_relationships_known(visit, chart, (a.get("relationship_id") for a in answers.values()))
+    if _blames(answers, {str(r["id"]) for r in people if r["safety"] != "none"}):
         pointer = "/answers/communication_fault_visible"
         raise IndicatorsInvalid(faults=[Fault(pointer, "is not read into a relationship that carries a safety mark")])
-    for answer in answers.values():
-        if answer.get("relationship_id"):
-            await check_relationship_known(visit, chart, UUID(answer["relationship_id"]))
 
 
 async def _events(visit: Visit, chart: Chart) -> dict[str, Event]:
@@ -190,7 +188,7 @@ async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: di
     check_strategies([s["code"] for s in done], [present["area"]])
     person = values.get("relationship_id")
     if person is not None:
-        await check_relationship_known(visit, chart, person)
+        await check_relationships_known(visit, chart, [person])
     new = {s["code"] for s in done} - {s["code"] for s in present["strategies"]}
     if new & DISPUTE_STRATEGIES:
         people = {str(p) for p in (person, present["relationship_id"]) if p} or await _counterpart(visit, chart)

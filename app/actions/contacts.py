@@ -4,7 +4,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from app.actions.inventory import check_relationship_known
+from app.actions.inventory import check_relationships_known
 from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Invalid
@@ -72,7 +72,7 @@ async def _phase_on(visit: Visit, chart: Chart, moment: datetime) -> str:
 
 async def _check_joint(visit: Visit, chart: Chart, values: dict[str, Any]) -> None:
     if values.get("joint_relationship_id") is not None:
-        await check_relationship_known(visit, chart, values["joint_relationship_id"])
+        await check_relationships_known(visit, chart, [values["joint_relationship_id"]])
 
 
 def _check_codes(values: dict[str, Any]) -> None:

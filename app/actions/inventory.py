@@ -1,5 +1,6 @@
 """The interpersonal inventory: relationships, life events, problems and goals."""
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +13,7 @@ from app.domain.errors import Forbidden, NotFound
 from app.domain.inventory import Measures, check_event, check_relationship, completeness, measures, next_questions
 from app.domain.people import check_not_future
 from app.store.database import Row
-from app.store.rows import find_row, rows_of
+from app.store.rows import rows_of
 from app.store.tables.inventory import goal, life_event, problem, relationship
 
 
@@ -72,13 +73,13 @@ async def _check(visit: Visit, chart: Chart, table: sa.Table, values: dict[str, 
     if table is goal:
         check_not_future(values.get("met_on"), chart.today, "/met_on")
     wanted = [values.get("relationship_id")] if table is life_event else values.get("relationship_ids", []) if table is problem else []
-    for person in wanted:
-        if person is not None:
-            await check_relationship_known(visit, chart, UUID(str(person)))
+    if any(person is not None for person in wanted):
+        await check_relationships_known(visit, chart, wanted)
 
 
-async def check_relationship_known(visit: Visit, chart: Chart, relationship_id: UUID) -> None:
-    """Raise NotFound unless the relationship stands in this chart's inventory."""
-    found = await find_row(visit.connection, relationship, id=relationship_id, episode_id=chart.episode_id)
-    if found is None or found["deleted_at"] is not None:
+async def check_relationships_known(visit: Visit, chart: Chart, wanted: Iterable[object]) -> list[Row]:
+    """Return the people of this chart's inventory. Raises NotFound unless every wanted id (None aside) is one of them."""
+    people = await rows_of(visit.connection, relationship, episode_id=chart.episode_id)
+    if not {str(i) for i in wanted if i is not None} <= {str(r["id"]) for r in people}:
         raise NotFound
+    return people

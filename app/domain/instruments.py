@@ -1,6 +1,6 @@
 """Instruments and their scoring. Totals, bands and change are computed here, never by a caller."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -189,8 +189,3 @@ def _instrument(row: Mapping[str, Any]) -> Instrument:
     plain["bands"] = tuple(Band(b["code"], b["from"], b["to"]) for b in row["bands"])
     plain["sources"] = tuple(Figure(**s) for s in row["sources"])
     return Instrument(**plain)
-
-
-def answers_by_number(values: Sequence[int | None]) -> dict[int, int | None]:
-    """Number a full row of answers from 1."""
-    return dict(enumerate(values, start=1))

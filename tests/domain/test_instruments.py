@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.instruments import AnswersInvalid, answers_by_number, change, instrument, instruments, score
+from app.domain.instruments import AnswersInvalid, change, instrument, instruments, score
 from app.domain.reading import round_half_up
 from app.domain.risk import trigger_of
+from tests.driver import answers_by_number
 
 PHQ9, GAD7 = instrument("PHQ-9"), instrument("GAD-7")
 

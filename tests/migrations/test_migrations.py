@@ -35,7 +35,7 @@ def test_up_down_and_up_again_leaves_a_database_that_serves(empty_database):
     service = Service(settings, Clock()).start()
     try:
         with service.partner() as partner:
-            partner.add_episode()
+            assert partner.get(partner.add_episode().path)["status"] == "referred"
     finally:
         service.stop()
 
