@@ -1,19 +1,19 @@
 """Risk alerts: opened in the transaction of what raised them, acknowledged and closed by a clinician only."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from app.actions.records import Fields, Made, amend, create, fields_for, reveal
+from app.actions.records import Fields, Made, amend, create, fields_for, reveal, wire_of
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Fault, NotFound
 from app.domain.phase import ReasonMissing
-from app.domain.risk import AlertAlreadyClosed, RiskResponderMissing, Trigger, due_at, higher, late_by
+from app.domain.risk import AlertAlreadyClosed, RiskResponderMissing, Trigger, check_standing, due_at, higher, is_overdue, late_by
 from app.store.database import Row
 from app.store.people import care_roles
 from app.store.rows import rows_of
 from app.store.tables.work import risk_alert
-from app.store.work import find_alert, open_alert
+from app.store.work import find_alert, open_alert, overdue_alerts
 
 LEAD_RESPONDS = "lead clinician of the episode"  # a disclosure is recorded also where no duty contact is named
 
@@ -26,17 +26,23 @@ def check_responder(chart: Chart) -> str:
     return str(responder)
 
 
-async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, assessment: Row) -> Row:
-    """Open an alert for an answer, or append the answer to the alert that is open, raising it when it is higher."""
-    late = late_by(assessment["answered_at"], visit.now)
+async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, source: Row, *, imported: bool = False) -> Row:
+    """Open an alert for an answer, or append the answer to the alert that is open, raising it when it is higher.
+
+    `source` is the assessment, or the request whose draft was saved. An imported answer is old: somebody reviews it within a day,
+    nobody is woken; its own level stands in the trigger.
+    """
+    at = source.get("answered_at") or visit.now
+    late = late_by(at, visit.now)
     what = {
-        "assessment_id": str(assessment["id"]),
+        "assessment_id": str(source["id"]),
         "instrument": trigger.instrument,
         "item": trigger.item,
         "value": trigger.value,
-        "level": trigger.level,
+        "level": "review" if imported else trigger.level,
+        "answer_level": trigger.level,
         "reason": trigger.reason,
-        "at": _wire(assessment["answered_at"]),
+        "at": wire_of(at),
     }
     return await _raise(visit, chart, "self_harm", what, late)
 
@@ -44,23 +50,31 @@ async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, assessm
 async def raise_safeguarding_alert(visit: Visit, chart: Chart, person: Row) -> Row:
     """Open or extend the alert that a safety mark on a relationship asks for."""
     level = "urgent"  # own design: a person at risk from another is seen the same day
-    what = {"relationship_id": str(person["id"]), "safety": person["safety"], "level": level, "reason": "safety_marked", "at": _wire(visit.now)}
+    what = {"relationship_id": str(person["id"]), "safety": person["safety"], "level": level, "reason": "safety_marked", "at": wire_of(visit.now)}
     return await _raise(visit, chart, "safeguarding", what, None)
 
 
-def _wire(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+async def raise_as_clinician(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Row:
+    """Open or extend an alert because a clinician says so: also an emergency, due at once."""
+    clinician_id = visit.clinician()
+    chart = await open_chart(visit, episode_id, lock=True)
+    what = {"clinician_id": str(clinician_id), "level": values["level"], "reason": values["concern"], "at": wire_of(visit.now)}
+    return await _raise(visit, chart, values["kind"], what, None, raised_by=clinician_id, note=values.get("note"))
 
 
-async def _raise(visit: Visit, chart: Chart, kind: str, what: dict[str, Any], late: timedelta | None) -> Row:
+async def _raise(
+    visit: Visit, chart: Chart, kind: str, what: dict[str, Any], late: timedelta | None, *, raised_by: UUID | None = None, note: str | None = None
+) -> Row:
     """Open an alert, or append to the one that is open.
 
     A fresh answer always calls for eyes: it reopens what was acknowledged and is due by its own level. A late one never
-    alarms as if new: at or below the present level it is only appended, with its lateness.
+    alarms as if new: at or below the present level it is only appended, with its lateness. Neither does one at or below the level
+    that a clinician found known and stable, while that finding stands.
     """
     found = await open_alert(visit.connection, chart.episode_id, kind)
     seconds = None if late is None else int(late.total_seconds())
     level, what = what["level"], what | {"received_late_seconds": seconds}
+    noted = {"concern_note": note} if note else {}
     if found is None:
         fields = {
             "kind": kind,
@@ -72,19 +86,25 @@ async def _raise(visit: Visit, chart: Chart, kind: str, what: dict[str, Any], la
             "opened_at": visit.now,
             "due_at": due_at(level, visit.now),
             "received_late_seconds": seconds,
+            "raised_by": raised_by,
         }
-        return (await create(visit, risk_alert, Fields(fields), chart=chart)).row
+        return (await create(visit, risk_alert, Fields(fields, noted), chart=chart)).row
     present = reveal(chart.key, risk_alert, found)
     changed: dict[str, Any] = {"triggers": [*present["triggers"], what], "level": higher(present["level"], level)}
+    raised = changed["level"] != present["level"]
+    stable = present["known_stable_until"] is not None and present["known_stable_until"] > visit.now
     if late is None:
         changed["received_late_seconds"] = None
-    if late is None or changed["level"] != present["level"]:
-        due = due_at(level, visit.now)
-        if present["status"] == "acknowledged":
-            changed |= {"status": "open", "acknowledged_at": None, "acknowledged_by": None, "due_at": due}
-        else:
-            changed["due_at"] = min(present["due_at"], due)
-    return await amend(visit, risk_alert, present, Fields(changed), key=chart.key)
+    if raised or (late is None and not stable):
+        changed |= _reopened(present, due_at(level, visit.now))
+    return await amend(visit, risk_alert, present, Fields(changed, noted), key=chart.key)
+
+
+def _reopened(present: Row, due: datetime) -> dict[str, Any]:
+    """Return what makes somebody look again: an acknowledged alert opens anew, an open one is due no later."""
+    if present["status"] == "acknowledged":
+        return {"status": "open", "acknowledged_at": None, "acknowledged_by": None, "due_at": due, "known_stable_until": None, "escalated_at": None}
+    return {"due_at": min(present["due_at"], due)}
 
 
 async def alert_of(visit: Visit, chart: Chart, assessment_id: UUID) -> Row | None:
@@ -126,6 +146,48 @@ async def close_alert(visit: Visit, alert_id: UUID, values: dict[str, Any]) -> M
     closed = {"status": "closed", "closed_at": visit.now, "closed_by": clinician_id}
     row = await amend(visit, risk_alert, present, Fields(closed, fields_for(risk_alert, values).secret), key=chart.key)
     return Made(row, new=True)
+
+
+async def find_known_stable(visit: Visit, alert_id: UUID, until: datetime, values: dict[str, Any]) -> Made:
+    """Record that the risk is known and stable and its plan reviewed, until a day within four weeks: then it is looked at anew.
+
+    It acknowledges the alert; answers at or below its level are appended without a new alarm while it stands. Raises StandingTooLong.
+    """
+    clinician_id = visit.clinician()
+    chart, present = await _open_alert(visit, alert_id)
+    check_standing(until, visit.now)
+    if clinician_id not in await care_roles(visit.connection, chart.episode_id):
+        raise NotFound
+    seen = {"status": "acknowledged", "acknowledged_at": visit.now, "acknowledged_by": clinician_id, "known_stable_until": until, "due_at": until}
+    row = await amend(visit, risk_alert, present, Fields(seen, fields_for(risk_alert, values).secret), key=chart.key)
+    return Made(row, new=True)
+
+
+async def escalate_alerts(visit: Visit) -> int:
+    """Tell again every alert that nobody acknowledged in time, and reopen those whose finding of stable risk has run out.
+
+    Run by the worker, for one partner at a time; every telling goes through the change feed. Returns how many there were.
+    """
+    told = 0
+    for row in await overdue_alerts(visit.connection, visit.now):
+        chart = await open_chart(visit, row["episode_id"], lock=True)
+        present = await find_alert(visit.connection, row["id"], None)
+        if present is None:
+            continue
+        changed = _escalation(present, visit.now)
+        if changed:
+            await amend(visit, risk_alert, reveal(chart.key, risk_alert, present), Fields(changed), key=chart.key)
+            told += 1
+    return told
+
+
+def _escalation(row: Row, now: datetime) -> dict[str, Any]:
+    """Return what an escalation changes in an alert; nothing when it is not overdue."""
+    if row["status"] == "acknowledged" and row["known_stable_until"] is not None and row["known_stable_until"] <= now:
+        return _reopened(row, due_at(row["level"], now))
+    if is_overdue(row["status"], row["due_at"], row["escalated_at"], row["level"], now):
+        return {"escalated_at": now, "escalations": (row["escalations"] or 0) + 1}
+    return {}
 
 
 async def _open_alert(visit: Visit, alert_id: UUID) -> tuple[Chart, Row]:

@@ -38,7 +38,7 @@ class SafetyBarsStrategies(Conflict):
 
 def _check_areas(chart: Chart) -> None:
     if not chart.protocol.four_areas:
-        raise ProtocolWithoutAreas
+        raise ProtocolWithoutAreas(chart.protocol.no_areas_reason)
 
 
 def _answers(stored: dict[str, Any]) -> dict[str, Answer]:
@@ -126,7 +126,7 @@ async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice, deci
     run = await latest_classification(visit.connection, episode_id) if chart.episode["classifier_on"] else None
     changes = before is not None and (before["primary_area"], before["secondary_area"]) != (choice.primary, choice.secondary)
     agrees = decide_focus(choice, _suggestion(run), changes_focus=changes)
-    facts = await gate_facts(visit.connection, episode_id, chart.patient_id)
+    facts = (await gate_facts(visit.connection, [episode_id]))[episode_id]
     flags = [f for f in (before["flags"] if before and not changes else []) if f != "no_death_recorded"]
     if changes and is_late_change(facts["sessions_held"], facts["contracted_sessions"]):
         flags.append("changed_after_half_of_contract")

@@ -5,13 +5,13 @@ from typing import Any
 from uuid import UUID
 
 from app.actions.inventory import check_relationships_known
-from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart
+from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart, wire_of
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Invalid
-from app.domain.people import today_of
-from app.domain.phase import PHASES
+from app.domain.people import check_time_zone, today_of
 from app.domain.problem_area import AREAS, DISPUTE_STRATEGIES, ruleset
-from app.domain.sessions import SessionNotScheduled, check_session, check_status_change, flags_of
+from app.domain.protocol_faults import PHASES
+from app.domain.sessions import NUMBERED, NotRescheduled, SessionNotScheduled, check_session, check_status_change, flags_of
 from app.domain.techniques import check_strategies, check_techniques
 from app.store.database import Row
 from app.store.rows import find_row, rows_of
@@ -24,8 +24,11 @@ class JointSessionBarred(Invalid):
     """A joint session is not planned with a person whose relationship carries a safety mark, nor without naming the person."""
 
 
-async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Made:
-    """Schedule a session, or record one that was held, missed or cancelled. A held one gets the next number."""
+async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any], **derived: Any) -> Made:
+    """Schedule a session, or record one that was held, missed or cancelled. A held one of the course gets the next number.
+
+    Sessions beside the course (assessment, pre-group, parents, booster, crisis) have no number and do not count against the contract.
+    """
     chart = await open_chart(visit, episode_id, lock=True)
     check_session(values, visit.now)
     _check_codes(values)
@@ -35,9 +38,10 @@ async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any])
         "phase": await _phase_on(visit, chart, values["starts_at"]),
         "flags": await _flags(visit, chart, values),
         "entered_in_error": False,
+        **derived,
     }
     repeated = values.get("id") is not None and await find_row(visit.connection, session, id=values["id"])
-    if values["status"] == "held" and not repeated:
+    if _is_numbered(values) and not repeated:
         extra["number"] = await next_session_number(visit.connection, chart.episode_id)
     return await create(visit, session, Fields(fields.clear, fields.secret, fields.id, extra), chart=chart)
 
@@ -55,12 +59,47 @@ async def amend_session(visit: Visit, episode_id: UUID, session_id: UUID, values
     await _check_joint(visit, chart, wanted)
     fields = fields_for(session, values)
     extra: dict[str, Any] = {"flags": await _flags(visit, chart, wanted)}
-    if wanted["status"] == "held" and present["number"] is None:
-        extra |= {
-            "number": await next_session_number(visit.connection, chart.episode_id),
-            "phase": await _phase_on(visit, chart, wanted["starts_at"]),
-        }
+    if wanted["status"] == "held" and present["status"] != "held":
+        extra["phase"] = await _phase_on(visit, chart, wanted["starts_at"])
+    if _is_numbered(wanted) and present["number"] is None:
+        extra["number"] = await next_session_number(visit.connection, chart.episode_id)
     return await amend(visit, session, present, Fields({**fields.clear, **extra}, fields.secret), key=chart.key)
+
+
+async def reschedule_session(visit: Visit, episode_id: UUID, session_id: UUID, values: dict[str, Any]) -> Row:
+    """Move a session that was not held to another time: its id and its record stay, and each move is kept with its reason.
+
+    One that was missed or cancelled becomes scheduled again, and how it went stands with the move. Raises NotRescheduled.
+    """
+    chart = await open_chart(visit, episode_id, lock=True)
+    present = await get_in_chart(visit, session, chart, session_id)
+    if present["status"] == "held" or present["entered_in_error"]:
+        raise NotRescheduled
+    if values.get("time_zone"):
+        check_time_zone(values["time_zone"])
+    wanted = {**present, "starts_at": values["starts_at"], "status": "scheduled", "attendance": None}
+    await _check_joint(visit, chart, wanted)
+    move = {
+        "from": wire_of(present["starts_at"]),
+        "to": wire_of(values["starts_at"]),
+        "by": values["by"],
+        "attendance": present["attendance"],
+        "at": wire_of(visit.now),
+    }
+    clear = {
+        "starts_at": values["starts_at"],
+        "status": "scheduled",
+        "attendance": None,
+        "time_zone": values.get("time_zone") or present["time_zone"],
+        "reschedules": [*(present["reschedules"] or []), move],
+        "flags": await _flags(visit, chart, wanted),
+    }
+    reason = {"reschedule_reason": values["reason"]} if values.get("reason") else {}
+    return await amend(visit, session, present, Fields(clear, reason), key=chart.key)
+
+
+def _is_numbered(values: dict[str, Any]) -> bool:
+    return values["status"] == "held" and (values.get("kind") or "course") in NUMBERED and not values.get("entered_in_error")
 
 
 async def _phase_on(visit: Visit, chart: Chart, moment: datetime) -> str:
@@ -78,6 +117,8 @@ async def _check_joint(visit: Visit, chart: Chart, values: dict[str, Any]) -> No
 def _check_codes(values: dict[str, Any]) -> None:
     check_techniques([t["code"] for t in values["techniques"]])
     check_strategies(values["strategies"], AREAS)
+    if values.get("time_zone"):
+        check_time_zone(values["time_zone"])
 
 
 async def _flags(visit: Visit, chart: Chart, values: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid
 from app.domain.people import check_not_future, today_of
 from app.domain.phase import RUNNING, EpisodeNotRunning
-from app.domain.termination import MAINTENANCE_CAUTION, follow_up_due, maintenance_reasons, tasks_met
+from app.domain.termination import MAINTENANCE_CAUTION, UNPLANNED_TASKS, follow_up_due, maintenance_reasons, tasks_met
 from app.store.database import Row
 from app.store.tables.people import episode
 from app.store.tables.work import early_ending, follow_up, termination
@@ -64,21 +64,27 @@ async def end_early(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> M
     chart = await open_chart(visit, episode_id, lock=True)
     _check_risk_task(visit, values)
     there = await find_one(visit, early_ending, chart)
-    if there is not None and (values.get("id") is None or there["id"] != values["id"]):
-        raise EpisodeNotRunning("An early ending is recorded already.")
-    if there is None and chart.episode["status"] not in RUNNING:
+    running = chart.episode["status"] in RUNNING
+    if not running and (there is None or values.get("id") is None or there["id"] != values["id"]):
         raise EpisodeNotRunning(f"The status is {chart.episode['status']}.")
     check_not_future(values["ended_on"], chart.today, "/ended_on")
     if values["ended_on"] < chart.episode["referred_on"]:
         raise Invalid(faults=[Fault("/ended_on", "lies before the referral")])
-    if there is None:
+    if running:
         moment = datetime.combine(values["ended_on"], time(12), UTC)
         ended = {"status": "ended_early", "ended_at": min(moment, visit.now)}
         await amend(visit, episode, episode_row(chart.episode), Fields(ended), key=chart.key)
     totals = [t["total"] for t in await scores(visit.connection, episode_id) if t["instrument"] == "PHQ-9" and t["total"] is not None]
     fields = fields_for(early_ending, values)
-    last = there["last_total"] if there else (totals[-1] if totals else None)
+    last = there["last_total"] if there and not running else (totals[-1] if totals else None)
+    if there is not None and running:  # it had ended early before, and was taken up again: the record of the ending goes on
+        return Made(await amend(visit, early_ending, there, Fields({**fields.clear, "last_total": last}, fields.secret), key=chart.key), new=True)
     return await create(visit, early_ending, Fields(fields.clear, fields.secret, fields.id, {"last_total": last}), chart=chart)
+
+
+def owed_tasks(ending: Row | None) -> list[str]:
+    """Return the tasks that an unplanned ending still owes."""
+    return [] if ending is None else [task for task in UNPLANNED_TASKS if task not in ending["tasks_done"]]
 
 
 def _check_risk_task(visit: Visit, values: dict[str, Any]) -> None:
@@ -113,7 +119,7 @@ async def book_follow_up(visit: Visit, episode_id: UUID, values: dict[str, Any])
 async def _end_of(visit: Visit, chart: Chart) -> Any:
     if chart.episode["ended_at"] is not None:
         return today_of(chart.episode["time_zone"], chart.episode["ended_at"])
-    ends_on = (await gate_facts(visit.connection, chart.episode_id, chart.patient_id))["ends_on"]
+    ends_on = (await gate_facts(visit.connection, [chart.episode_id]))[chart.episode_id]["ends_on"]
     if ends_on is None:
         raise CourseStillRunning
     return ends_on

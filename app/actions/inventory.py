@@ -7,18 +7,24 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.actions.alerts import raise_safeguarding_alert
-from app.actions.records import Made, amend, create, fields_for, get_in_chart, mark_deleted, reveal
+from app.actions.people import LeadDecides
+from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart, mark_deleted, reveal
 from app.actions.visit import Chart, Visit, open_chart
-from app.domain.errors import Forbidden, NotFound
+from app.domain.errors import Conflict, Forbidden, NotFound
 from app.domain.inventory import Measures, check_event, check_relationship, completeness, measures, next_questions
 from app.domain.people import check_not_future
 from app.store.database import Row
+from app.store.people import care_roles
 from app.store.rows import rows_of
 from app.store.tables.inventory import goal, life_event, problem, relationship
 
 
 class SafetyBarStays(Forbidden):
-    """Lifting a safety mark needs the lead clinician and a second sign-off, which this release does not offer yet."""
+    """A safety mark is lifted by the lead clinician and a second one of the care team, each alone: see the safety-lift route."""
+
+
+class SecondSignOffNeeded(Conflict):
+    """The lead has asked for it; another clinician of the care team must sign off."""
 
 
 async def add_to_chart(visit: Visit, table: sa.Table, episode_id: UUID, values: dict[str, Any]) -> Made:
@@ -39,10 +45,37 @@ async def amend_in_chart(visit: Visit, table: sa.Table, episode_id: UUID, row_id
     marked = table is relationship and values.get("safety", "none") != present["safety"] and "safety" in values
     if marked and values["safety"] == "none":
         raise SafetyBarStays
+    if marked:
+        values = {**values, "safety_lift_asked_by": None, "safety_lift_asked_at": None}
     row = await amend(visit, table, present, fields_for(table, values), key=chart.key)
     if marked:
         await raise_safeguarding_alert(visit, chart, row)
     return row
+
+
+async def lift_safety_mark(visit: Visit, episode_id: UUID, relationship_id: UUID, reason: str) -> Made:
+    """Ask, as the lead, that a safety mark be lifted; or sign off, as another clinician of the care team, which lifts it.
+
+    Until both have spoken the mark and all its bars stay. Raises ClinicianOnly, NotFound, LeadDecides, SecondSignOffNeeded.
+    """
+    clinician_id = visit.clinician()
+    chart = await open_chart(visit, episode_id, lock=True)
+    present = await get_in_chart(visit, relationship, chart, relationship_id)
+    if present["safety"] == "none":
+        return Made(present, new=False)
+    role = (await care_roles(visit.connection, episode_id)).get(clinician_id)
+    asked = present["safety_lift_asked_by"]
+    if asked is None or role == "lead":
+        if role != "lead":
+            raise LeadDecides
+        if asked is not None:
+            raise SecondSignOffNeeded
+        fields = {"safety_lift_asked_by": clinician_id, "safety_lift_asked_at": visit.now}
+        return Made(await amend(visit, relationship, present, Fields(fields, {"safety_lift_reason": reason}), key=chart.key), new=True)
+    if role is None:
+        raise NotFound
+    lifted = {"safety": "none", "safety_lift_asked_by": None, "safety_lift_asked_at": None}
+    return Made(await amend(visit, relationship, present, Fields(lifted, {"safety_sign_off": reason}), key=chart.key), new=True)
 
 
 async def delete_in_chart(visit: Visit, table: sa.Table, episode_id: UUID, row_id: UUID) -> None:

@@ -11,12 +11,13 @@ from app.actions.records import Fields, IdTaken, Made, ReferenceTaken, amend, cr
 from app.actions.visit import Visit, open_chart, open_patient
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
 from app.domain.people import check_not_future, check_time_zone, today_of
-from app.domain.protocols import protocol
+from app.domain.protocols import Protocol, common_tasks, protocol, protocol_from
 from app.keys.tokens import ACCESS_TOKEN_SECONDS
 from app.store.database import Row
 from app.store.door import revoke
 from app.store.people import care_roles
-from app.store.rows import find_row, insert_row
+from app.store.rows import find_row, insert_row, rows_of
+from app.store.tables.caseload import partner_protocol
 from app.store.tables.people import care_team, clinician, consent, episode, patient, patient_key
 
 TOKENS_DEAD_AFTER = timedelta(seconds=2 * ACCESS_TOKEN_SECONDS)
@@ -39,17 +40,22 @@ class LeadNeeded(Conflict):
 
 
 class ProtocolUnknown(Invalid):
-    """The protocol is not in the catalogue."""
+    """The protocol is neither in the catalogue nor registered by the partner."""
 
 
-def _check_backend(visit: Visit) -> None:
+class FormatOfAnotherProtocol(Invalid):
+    """The protocol is for another format: individual, group or couple."""
+
+
+def check_backend(visit: Visit) -> None:
+    """Raise BackendOnly for a token that acts for a clinician."""
     if visit.caller.clinician_id is not None:
         raise BackendOnly
 
 
 async def add_patient(visit: Visit, fields: Fields) -> Made:
     """Register a patient under a pseudonym, with a data key of its own."""
-    _check_backend(visit)
+    check_backend(visit)
     check_time_zone(fields.clear["time_zone"])
     patient_id = fields.id or uuid7()
     if fields.id is not None and await find_row(visit.connection, patient, id=patient_id):
@@ -79,7 +85,7 @@ async def amend_patient(visit: Visit, patient_id: UUID, fields: Fields) -> Row:
     row, key = await open_patient(visit, patient_id, lock=True)
     visit.precondition.check(row["version"])
     if "external_ref" in fields.clear:
-        _check_backend(visit)
+        check_backend(visit)
     if "time_zone" in fields.clear:
         check_time_zone(fields.clear["time_zone"])
     await _check_reference_free(visit, patient, fields, patient_id)
@@ -96,7 +102,7 @@ async def record_consent(visit: Visit, patient_id: UUID, fields: Fields) -> Made
 
 async def add_clinician(visit: Visit, fields: Fields) -> Made:
     """Register a clinician by the partner's own subject id."""
-    _check_backend(visit)
+    check_backend(visit)
     return await create(visit, clinician, fields)
 
 
@@ -111,7 +117,7 @@ async def get_clinician(visit: Visit, clinician_id: UUID) -> Row:
 
 async def amend_clinician(visit: Visit, clinician_id: UUID, fields: Fields) -> Row:
     """Change a clinician's subject, or whether they are active. Every token of one who leaves is refused within seconds."""
-    _check_backend(visit)
+    check_backend(visit)
     row = await find_row(visit.connection, clinician, lock=True, id=clinician_id)
     if row is None:
         raise NotFound
@@ -125,17 +131,26 @@ async def amend_clinician(visit: Visit, clinician_id: UUID, fields: Fields) -> R
     return await amend(visit, clinician, reveal(None, clinician, row), fields)
 
 
-async def add_episode(visit: Visit, patient_id: UUID, code: str, team: Mapping[str, UUID | None], fields: Fields) -> Made:
+async def add_episode(
+    visit: Visit,
+    patient_id: UUID,
+    code: str,
+    team: Mapping[str, UUID | None],
+    fields: Fields,
+    *,
+    links: Mapping[str, Any] | None = None,
+    by_lead: bool = False,
+) -> Made:
     """Open a course of treatment on the newest version of a protocol, with its lead and its cover.
 
-    Raises NotFound for the patient and the clinicians, ProtocolUnknown, CoverIsLead.
+    `links` names a course that this one follows; opening such a one is the clinician's too (`by_lead`).
+    Raises NotFound for the patient and the clinicians, ProtocolUnknown, FormatOfAnotherProtocol, CoverIsLead.
     """
-    _check_backend(visit)
+    if not by_lead:
+        check_backend(visit)
     row, key = await open_patient(visit, patient_id, lock=True)
-    try:
-        known = protocol(code)
-    except NotFound:
-        raise ProtocolUnknown(faults=[Fault("/protocol", f"{code!r} is not in the catalogue")]) from None
+    known = await known_protocol(visit, code)
+    chosen_format = _format_for(known, fields.clear.get("format"))
     today = today_of(row["time_zone"], visit.now)
     check_not_future(fields.clear["referred_on"], today, "/referred_on")
     check_not_future(fields.clear.get("illness_onset_date"), today, "/illness_onset_date")
@@ -144,8 +159,8 @@ async def add_episode(visit: Visit, patient_id: UUID, code: str, team: Mapping[s
             await _check_clinician(visit, clinician_id)
     if team["lead"] == team.get("cover"):
         raise CoverIsLead(faults=[Fault("/cover_clinician_id", "must be another clinician than the lead")])
-    start = {"protocol_version": known.version, "status": "referred", "phase": "screening"}
-    chosen = Fields({**fields.clear, "protocol_code": known.code}, id=fields.id, derived=start)
+    start = {"protocol_version": known.version, "status": "referred", "phase": "screening", **(links or {})}
+    chosen = Fields({**fields.clear, "protocol_code": known.code, "format": chosen_format}, id=fields.id, derived=start)
     made = await create(visit, episode, chosen, key=key, patient_id=patient_id)
     visit.trace.episode_id = made.row["id"]
     if not made.new and not {c for c in team.values() if c} <= set(await care_roles(visit.connection, made.row["id"])):
@@ -155,6 +170,25 @@ async def add_episode(visit: Visit, patient_id: UUID, code: str, team: Mapping[s
             if clinician_id is not None:
                 await _join(visit, made.row, clinician_id, role)
     return made
+
+
+async def known_protocol(visit: Visit, code: str) -> Protocol:
+    """Return the newest version of a protocol: the partner's own, or the catalogue's. Raises ProtocolUnknown."""
+    own = await rows_of(visit.connection, partner_protocol, "protocol_version", code=code)
+    if own:
+        return protocol_from(own[-1]["definition"], common_tasks(), origin="partner")
+    try:
+        return protocol(code)
+    except NotFound:
+        raise ProtocolUnknown(faults=[Fault("/protocol", f"{code!r} is neither in the catalogue nor registered")]) from None
+
+
+def _format_for(known: Protocol, wanted: str | None) -> str:
+    """Return the format of a course on a protocol: the protocol's (a mixed one is an individual course). Raises FormatOfAnotherProtocol."""
+    own = "individual" if known.format == "mixed" else known.format
+    if wanted not in {None, own}:
+        raise FormatOfAnotherProtocol(faults=[Fault("/format", f"{known.code} is {known.format}")])
+    return own
 
 
 async def get_episode(visit: Visit, episode_id: UUID) -> Row:

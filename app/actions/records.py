@@ -6,6 +6,7 @@ blob of its secret fields (names, labels, free text), bound to the row and its v
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -55,6 +56,11 @@ class Made:
 
     row: Row
     new: bool
+
+
+def wire_of(moment: datetime) -> str:
+    """Write a moment as the wire shows it, for documents that are kept as JSON."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def reveal(key: PatientKey | None, table: sa.Table, row: Row) -> Row:

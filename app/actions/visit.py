@@ -7,7 +7,7 @@ from uuid import UUID
 
 from app.domain.errors import Conflict, NotFound
 from app.domain.people import today_of
-from app.domain.protocols import Protocol, protocol
+from app.domain.protocols import Protocol, common_tasks, protocol, protocol_from
 from app.domain.risk import ClinicianOnly
 from app.keys.cipher import KeyRing, PatientKey
 from app.keys.tokens import Caller
@@ -119,8 +119,19 @@ async def open_chart(visit: Visit, episode_id: UUID, *, lock: bool = False) -> C
     if row is None:
         raise NotFound
     visit.trace.episode_id = row["id"]
-    known = protocol(row["protocol_code"], row["protocol_version"])
-    return Chart(row, known, visit.key_of(row), today_of(row["time_zone"], visit.now))
+    return chart_of(visit, row)
+
+
+def chart_of(visit: Visit, row: Row) -> Chart:
+    """Return the chart of a row that was read together with what a chart needs."""
+    return Chart(row, protocol_of(row), visit.key_of(row), today_of(row["time_zone"], visit.now))
+
+
+def protocol_of(row: Row) -> Protocol:
+    """Return the protocol version that an episode keeps: the catalogue's, or the partner's own."""
+    if row.get("own_protocol") is None:
+        return protocol(row["protocol_code"], row["protocol_version"])
+    return protocol_from(row["own_protocol"], common_tasks(), origin="partner")
 
 
 async def open_patient(visit: Visit, patient_id: UUID, *, lock: bool = False) -> tuple[Row, PatientKey]:

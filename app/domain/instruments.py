@@ -1,31 +1,45 @@
-"""Instruments and their scoring. Totals, bands and change are computed here, never by a caller."""
+"""Instruments: the definitions of questionnaires, read from the catalogue as data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
-from app.domain.errors import Fault, Invalid, NotFound
+from app.domain.errors import NotFound
 from app.domain.protocols import Figure
-from app.domain.reading import read_catalogue, round_half_up
+from app.domain.reading import read_catalogue
 
 ADULT_AGE = 18
-RESPONSE_SHARE = 0.5  # Source: response is a drop of half or more (Frank et al. 1991 convention)
-ON_TRACK_SHARE = 0.2  # own design after the early-change literature: 20 % better by session 4
-ON_TRACK_SESSION = 4
-
-
-class AnswersInvalid(Invalid):
-    """The answers do not fit the instrument."""
+COMPONENTS = ("symptoms", "social_functioning", "personality", "grief", "relationship", "alliance", "satisfaction", "wellbeing", "risk")
+METHODS = ("sum", "domains", "mean", "circumplex")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One item of an instrument: its number, wording and LOINC code where confirmed."""
+    """One item: its number, topic, wording where its licence lets us ship it, range, and how it is scored.
+
+    `values` maps an answer to the points that it scores (a reversed item, a 0 to 100 recoding); empty: the answer itself.
+    `scale` names the octant, domain or sub-scale that it belongs to.
+    """
 
     number: int
-    text: str
-    loinc: str | None = None
+    topic: str
+    text: str | None
+    loinc: str | None
+    value_min: int
+    value_max: int
+    values: Mapping[int, int]
+    scale: str | None
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RiskItem:
+    """An item about harm: the level that each answer raises. Left unanswered it is an unknown risk, unless it is asked only after others."""
+
+    item: int
+    levels: Mapping[str, str]
+    missing_is_unknown: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,61 +53,52 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Instrument:
-    """The definition of a questionnaire: items, range of an answer, bands, thresholds and their sources."""
+    """The definition of a questionnaire: items, scoring, bands, thresholds and their sources.
+
+    `wording` is shipped (the items' texts stand here) or bring_your_own (only numbers and topics: the customer holds the
+    licence and shows the text; answers come in by item number all the same). `headline` names the scale that is the score of an instrument
+    without a sum; None: it has no single score. `reliable_change` and `caseness` are in points of the score.
+    """
 
     code: str
     version: int
     name: str
     component: str
     respondents: tuple[str, ...]
+    wording: str
+    licence: str
+    locales: tuple[str, ...]
+    method: str
     stem: str
     answers: tuple[str, ...]
     value_min: int
     value_max: int
-    total_max: int
+    total_max: int | None
     missing_allowed: int
-    caseness: int
-    reliable_change: int
-    licence: str
+    lower_is_better: bool
+    caseness: int | None
+    reliable_change: int | None
+    reliable_change_index: float | None
+    remission_below: int | None
+    response: bool
+    screening_cut_teens: int | None
+    headline: str | None
     items: tuple[Item, ...]
     bands: tuple[Band, ...]
+    risk_items: tuple[RiskItem, ...]
     sources: tuple[Figure, ...]
+    note: str
+    difficulty: Mapping[str, Any] | None = None
     loinc_panel: str | None = None
     loinc_total: str | None = None
-    remission_below: int | None = None
-    screening_cut_teens: int | None = None
-    difficulty: Mapping[str, Any] | None = None
-    risk_item: int | None = None
-    risk_levels: Mapping[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """What the server makes of the answers. `total` is None when too much is missing, or when the risk item is."""
-
-    partial_sum: int
-    total: int | None
-    band: str | None
-    case: bool | None
-    missing: tuple[int, ...]
-    prorated: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """The change from a baseline to a later total; positive `points` mean fewer symptoms (improvement)."""
-
-    points: int
-    reliable: str
-    response: bool | None
-    remission: bool | None
-    on_track: bool | None
+    translations: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @cache
 def instruments() -> Mapping[str, Instrument]:
-    """Return every instrument of the catalogue by code."""
-    return {row["code"]: _instrument(row) for row in read_catalogue("instruments.toml")["instrument"]}
+    """Return every instrument of the catalogue by code: those whose wording ships, then those that are scored only."""
+    rows = [*read_catalogue("instruments.toml")["instrument"], *read_catalogue("instruments_score_only.toml")["instrument"]]
+    return {row["code"]: _instrument(row) for row in rows}
 
 
 def instrument(code: str) -> Instrument:
@@ -108,84 +113,63 @@ def is_adult(age: int | None) -> bool:
     return age is not None and age >= ADULT_AGE
 
 
-def score(questionnaire: Instrument, answers: Mapping[int, int | None], age: int | None = ADULT_AGE) -> Score:
-    """Score answers by item number; an item that is absent or None counts as missing.
-
-    A missing risk item is never imputed: there is then a partial sum and nothing else. Up to `missing_allowed` other
-    missing items are prorated (mean of the answered times the number of items, a half rounded up) and flagged.
-    Caseness is an adult threshold; for teens the screening cut stands in, where there is one. A blank form with a risk
-    item is accepted: it is an unknown risk. Raises AnswersInvalid for an unknown item, a value out of range, or no answer at all.
-    """
-    _check(questionnaire, answers)
-    given = {n: v for n, v in answers.items() if v is not None}
-    missing = tuple(i.number for i in questionnaire.items if i.number not in given)
-    partial = sum(given.values())
-    if questionnaire.risk_item in missing or len(missing) > questionnaire.missing_allowed:
-        return Score(partial, None, None, None, missing, prorated=False)
-    total = round_half_up(partial * len(questionnaire.items) / len(given))
-    cut = questionnaire.caseness if is_adult(age) else None if age is None else questionnaire.screening_cut_teens
-    case = None if cut is None else total >= cut
-    return Score(partial, total, band_of(questionnaire, total), case, missing, prorated=bool(missing))
-
-
-def band_of(questionnaire: Instrument, total: int) -> str:
-    """Return the code of the band that holds `total`."""
-    return next(b.code for b in questionnaire.bands if b.low <= total <= b.high)
-
-
-def change(questionnaire: Instrument, baseline: Score, later: Score, *, adult: bool, sessions_held: int) -> Change | None:
-    """Compare a later score with the baseline. None when either has no total.
-
-    `reliable` is improvement, deterioration, none, or not_assessable (teens, for whom the thresholds are not
-    established, and scores with more than one prorated item). Sources: NHS Talking Therapies thresholds; the on-track
-    rule is own design: not on track with under 20 % improvement at session 4 or later, or a reliable deterioration.
-    """
-    if baseline.total is None or later.total is None:
-        return None
-    points = baseline.total - later.total
-    if not adult:
-        return Change(points, "not_assessable", None, None, None)
-    reliable = _reliable(questionnaire, baseline, later, points)
-    remission = None if questionnaire.remission_below is None else later.total < questionnaire.remission_below
-    response = baseline.total > 0 and points >= RESPONSE_SHARE * baseline.total
-    return Change(points, reliable, response, remission, _on_track(questionnaire, baseline.total, points, reliable, sessions_held))
-
-
-def _on_track(questionnaire: Instrument, baseline: int, points: int, reliable: str, sessions_held: int) -> bool | None:
-    """Judge the PHQ-9 alone (its rule is about the PHQ-9), from session 4 on or at a reliable deterioration."""
-    if questionnaire.code != "PHQ-9":
-        return None
-    if reliable == "deterioration":
-        return False
-    return None if sessions_held < ON_TRACK_SESSION else points >= ON_TRACK_SHARE * baseline
-
-
-def _reliable(questionnaire: Instrument, baseline: Score, later: Score, points: int) -> str:
-    if len(baseline.missing) > 1 or len(later.missing) > 1:
-        return "not_assessable"
-    if points >= questionnaire.reliable_change:
-        return "improvement"
-    return "deterioration" if points <= -questionnaire.reliable_change else "none"
-
-
-def _check(questionnaire: Instrument, answers: Mapping[int, int | None]) -> None:
-    known = {i.number for i in questionnaire.items}
-    low, high = questionnaire.value_min, questionnaire.value_max
-    faults = [Fault(f"/answers/{n}", f"{questionnaire.code} has no item {n}") for n in answers if n not in known]
-    faults += [
-        Fault(f"/answers/{n}", f"must be a whole number from {low} to {high}, or null when it was not answered")
-        for n, v in answers.items()
-        if n in known and v is not None and not low <= v <= high
-    ]
-    if not faults and questionnaire.risk_item is None and all(v is None for v in answers.values()):
-        faults.append(Fault("/answers", "at least one item must be answered"))
-    if faults:
-        raise AnswersInvalid(faults=faults)
+DEFAULTS: Mapping[str, Any] = {
+    "version": 1,
+    "respondents": ["patient", "clinician_read_aloud"],
+    "wording": "bring_your_own",
+    "locales": [],
+    "method": "sum",
+    "stem": "",
+    "answers": [],
+    "total_max": None,
+    "missing_allowed": 0,
+    "lower_is_better": True,
+    "caseness": None,
+    "reliable_change": None,
+    "reliable_change_index": None,
+    "remission_below": None,
+    "response": False,
+    "screening_cut_teens": None,
+    "headline": None,
+    "bands": [],
+    "risk_items": [],
+    "note": "",
+}
+_MEMBERS = {f for f in Instrument.__dataclass_fields__ if f not in {"items", "bands", "risk_items", "sources"}}
 
 
 def _instrument(row: Mapping[str, Any]) -> Instrument:
-    plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) and k in {"answers", "respondents"} else v for k, v in row.items()}
-    plain["items"] = tuple(Item(**i) for i in row["items"])
-    plain["bands"] = tuple(Band(b["code"], b["from"], b["to"]) for b in row["bands"])
-    plain["sources"] = tuple(Figure(**s) for s in row["sources"])
-    return Instrument(**plain)
+    plain = {**DEFAULTS, **row}
+    own = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items() if k in _MEMBERS}
+    return Instrument(
+        **own,
+        items=tuple(_items(plain)),
+        bands=tuple(Band(b["code"], b["from"], b["to"]) for b in plain["bands"]),
+        risk_items=tuple(RiskItem(**r) for r in plain["risk_items"]),
+        sources=tuple(Figure(**s) for s in plain["sources"]),
+    )
+
+
+def _items(plain: Mapping[str, Any]) -> list[Item]:
+    """Build the items: given in full, or as a count with the topics that are public (`topics`)."""
+    rows = plain.get("items") or [{"topic": topic} for topic in plain.get("topics") or [""] * plain["item_count"]]
+    return [_item(n, row, plain) for n, row in enumerate(rows, start=1)]
+
+
+def _item(number: int, row: Mapping[str, Any], plain: Mapping[str, Any]) -> Item:
+    low, high = row.get("value_min", plain["value_min"]), row.get("value_max", plain["value_max"])
+    scales = {n: name for name, numbers in plain.get("scales", {}).items() for n in numbers}
+    recoded = {int(k): v for k, v in row.get("values", plain.get("values", {})).items()}
+    if number in plain.get("reversed", []):
+        recoded = {v: low + high - v for v in range(low, high + 1)}
+    return Item(
+        number=row.get("number", number),
+        topic=row.get("topic", ""),
+        text=row.get("text"),
+        loinc=row.get("loinc"),
+        value_min=low,
+        value_max=high,
+        values=recoded,
+        scale=scales.get(number),
+        answers=tuple(row.get("answers", ())),
+    )

@@ -262,6 +262,12 @@ def completeness(relationships: Sequence[Mapping[str, object]], *, onset_known: 
     return sum(parts) / len(parts)
 
 
+def reciprocity(row: Mapping[str, object]) -> int | None:
+    """Return support received minus given (each 0 to 6, emotional and practical together); None where neither side was rated."""
+    got, given = _support(row, "received"), _support(row, "given")
+    return None if got is None or given is None else got - given
+
+
 def _ring(row: Mapping[str, object], name: str) -> int | None:
     return _whole(row, name)
 

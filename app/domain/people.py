@@ -8,7 +8,6 @@ from app.domain.errors import Fault, Invalid
 
 SEXES = ("female", "male", "intersex", "other", "not_recorded")
 FORMATS = ("individual", "group", "couple")
-EPISODE_STATUSES = ("referred", "active", "paused", "completed", "ended_early", "closed")
 CARE_ROLES = ("lead", "cover", "supervisor", "member")
 CONSENT_PURPOSES = ("treatment", "research_analytics", "data_sharing", "recording")
 CONTRAINDICATIONS = [

@@ -7,15 +7,12 @@ are recorded in every phase. It only says what is still owed, and a clinician ma
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, timedelta
-from itertools import pairwise
 
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, Unmet
 from app.domain.protocols import Protocol, Task
 from app.domain.risk import ClinicianOnly
 
-PHASES = ("screening", "initial", "middle", "termination", "follow_up")
 RUNNING = {"referred", "active", "paused"}
-NEXT = dict(pairwise(PHASES))
 RELATIONSHIPS_IN_A_TAKEN_INVENTORY = 3  # own design
 FINAL_MEASURE_WITHIN = timedelta(days=14)  # own design
 FOLLOW_UPS = {3, 6}  # months; the founding description: gains often peak 3 to 6 months after the end
@@ -71,6 +68,8 @@ class Facts:
     measured_at_the_end: bool
     final_assessment_excused: bool
     responded: bool | None
+    risk_on_hold: bool
+    end_date_told: bool
     follow_ups_booked: frozenset[int]
     termination: Mapping[str, bool]
     recorded: Mapping[str, str]
@@ -121,8 +120,8 @@ def check_transition(to: str, facts: Facts, protocol: Protocol, *, reason: str, 
     """
     if facts.status not in RUNNING:
         raise EpisodeNotRunning(f"The status is {facts.status}.")
-    if NEXT.get(facts.phase) != to:
-        raise PhaseNotNext(f"After {facts.phase} comes {NEXT.get(facts.phase, 'nothing')}.")
+    if protocol.phase_after(facts.phase) != to:
+        raise PhaseNotNext(f"After {facts.phase} comes {protocol.phase_after(facts.phase) or 'nothing'}.")
     if to in CLINICIANS_COMMAND and not by_clinician:
         raise ClinicianOnly
     unmet = unmet_conditions(to, facts, protocol)
@@ -153,6 +152,8 @@ def _into_initial(facts: Facts, protocol: Protocol) -> list[Unmet]:
 
 
 def _into_middle(facts: Facts, protocol: Protocol) -> list[Unmet]:
+    if "initial" not in protocol.phases:
+        return _into_initial(facts, protocol)  # no phase of its own comes between
     unmet = _owed_tasks("initial", facts, protocol)
     if facts.focus_decided and not facts.focus_agreed:
         unmet.append(Unmet("patient_agreed_to_focus", "The patient agrees to the focus.", "own design"))
@@ -213,15 +214,29 @@ def flags_of(facts: Facts, protocol: Protocol, contracted: int | None, end_told_
     return flags
 
 
-def proposal_of(facts: Facts, contracted: int | None, last_middle: int | None) -> str | None:
-    """Return a proposal, which is never applied by itself; a contraindication stops automatic planning.
+def proposals_of(facts: Facts, contracted: int | None, last_before_ending: int | None, lost: int) -> list[str]:
+    """Return proposals, which are never applied by themselves; a contraindication, and risk on hold, stop automatic planning.
 
-    `start_termination` when the plan's middle sessions are used up, `amend_contract` when the contract is overrun.
+    `start_termination` when the sessions before the ending are used up, `tell_the_end_date` when two of them are left and
+    it was not told, `amend_contract` when the contract is overrun, `make_up_lost_sessions` when the sessions left no
+    longer fit before the agreed end date (`lost` of them). Own design; the notice of the end: Weissman, Markowitz and Klerman 2000.
     """
-    if facts.contraindicated or contracted is None:
-        return None
-    if facts.sessions_held > contracted:
-        return "amend_contract"
-    if facts.phase == "middle" and last_middle is not None and facts.sessions_held >= last_middle:
-        return "start_termination"
-    return None
+    if facts.contraindicated or facts.risk_on_hold or contracted is None or last_before_ending is None:
+        return []
+    found = ["amend_contract"] if facts.sessions_held > contracted else []
+    if facts.phase == "middle" and not found and facts.sessions_held >= last_before_ending:
+        found.append("start_termination")
+    near = last_before_ending - facts.sessions_held <= NOTICE_OF_THE_END_SESSIONS
+    if facts.phase in {"middle", "termination"} and near and not facts.end_date_told:
+        found.append("tell_the_end_date")
+    if facts.phase in {"initial", "middle", "termination"} and lost > 0:
+        found.append("make_up_lost_sessions")
+    return found
+
+
+def sessions_lost(left: int | None, ends_on: date | None, today: date, per_week: float) -> int:
+    """Return how many of the sessions left no longer fit before the agreed end date at the agreed frequency."""
+    if left is None or ends_on is None:
+        return 0
+    fit = 0 if ends_on < today else int((ends_on - today).days / 7 * per_week) + 1
+    return max(0, left - fit)

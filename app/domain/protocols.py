@@ -1,17 +1,17 @@
-"""Treatment protocols: what a course of IPT is made of, read from the catalogue as data."""
+"""Treatment protocols: what a course of IPT is made of, read from the catalogue, or registered by a partner, as data."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from app.domain.errors import Fault, Invalid, NotFound
+from app.domain.protocol_faults import DEFAULTS, FLAGS, FULL_COURSE_FROM_SESSIONS, MIDDLE_SESSIONS_OF_A_FULL_COURSE, NUMBERS, PHASES, TEXTS, faults_of
 from app.domain.reading import read_catalogue
 
-MIDDLE_SESSIONS_OF_A_FULL_COURSE = 8  # Source: the founding description, "at a minimum, the next 8 sessions"
-FULL_COURSE_FROM_SESSIONS = 12  # Source: the founding description, "12 to 16 one-hour weekly sessions"
+TAPER_ORDER = ("twice_weekly", "weekly", "fortnightly", "monthly")
 SHORTEST_BEGINNING = 2  # own design: assessment and inventory need two sessions
-LONGEST_COURSE = 200  # own design: a bound on what can be contracted, monthly maintenance over years included
 
 
 class ProtocolInvalid(Invalid):
@@ -41,15 +41,20 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class DueInstrument:
-    """An instrument that the protocol asks for, and when."""
+    """An instrument that the protocol asks for: when (see `DUE`), and of whom (see `RESPONDENTS`)."""
 
     code: str
     due: str
+    respondent: str = "patient"
 
 
 @dataclass(frozen=True, slots=True)
 class Protocol:
-    """One version of a treatment protocol. Sessions are counted, lengths are minutes, spans are weeks."""
+    """One version of a treatment protocol. Sessions are counted, lengths are minutes, spans are weeks.
+
+    `boundaries` is empty for a protocol without fixed phases. `four_areas` is False where the four problem areas of IPT
+    do not belong; `no_areas_reason` then says why. `origin` is catalogue or partner.
+    """
 
     code: str
     version: int
@@ -60,21 +65,28 @@ class Protocol:
     age_max: int
     specialist: bool
     four_areas: bool
+    no_areas_reason: str
     sessions_min: int
     sessions_max: int
     weeks_min: int
     weeks_max: int
     minutes: int
+    minutes_max: int
     extension_weeks_min: int
     initial_sessions_min: int
     initial_sessions_max: int
     middle_sessions_min: int
     termination_weeks: int
+    pre_sessions: int
+    parent_sessions: int
+    group_min: int
+    group_max: int
     boundaries: Mapping[str, tuple[int, int]]
     instruments: tuple[DueInstrument, ...]
     departures: tuple[str, ...]
     sources: tuple[Figure, ...]
     tasks: tuple[Task, ...]
+    origin: str = "catalogue"
 
     def task(self, code: str) -> Task:
         """Return the task `code`. Raises NotFound when the protocol has none of that code."""
@@ -82,6 +94,16 @@ class Protocol:
             if task.code == code:
                 return task
         raise NotFound
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        """Return the phases that a course passes, in order. Without boundaries there is no initial phase of its own."""
+        return PHASES if self.boundaries else tuple(p for p in PHASES if p != "initial")
+
+    def phase_after(self, phase: str) -> str | None:
+        """Return the phase that follows, or None after the last."""
+        following = self.phases[self.phases.index(phase) + 1 :] if phase in self.phases else ("middle",)
+        return following[0] if following else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,14 +116,16 @@ class Plan:
     departures: tuple[str, ...] = ()
 
 
-def plan_for(protocol: Protocol, sessions: int, per_week: float = 1.0) -> Plan:
+def plan_for(protocol: Protocol, sessions: int, per_week: float = 1.0) -> Plan | None:
     """Scale the protocol's boundaries to a contracted number of sessions.
 
     The beginning takes at most a quarter, the ending the protocol's last weeks (four in a full course), the middle the
     rest, at least the protocol's. Where not all of that fits, the beginning shrinks first (to two sessions), then the
-    ending, and the plan says so. At the protocol's own upper number, weekly, the published boundaries stand.
-    Source: own design after the founding description .
+    ending, and the plan says so. At the protocol's own upper number, weekly, the published boundaries stand. A protocol
+    without boundaries has no plan: None. Source: own design after the founding description.
     """
+    if not protocol.boundaries:
+        return None
     if sessions == protocol.boundaries["termination"][1] and per_week == 1.0:
         spans = {name: (span[0], span[1]) for name, span in protocol.boundaries.items()}
         return Plan(spans["initial"], spans["middle"], spans["termination"])
@@ -119,6 +143,12 @@ def plan_for(protocol: Protocol, sessions: int, per_week: float = 1.0) -> Plan:
     return Plan((1, beginning), (beginning + 1, last_of_middle), (last_of_middle + 1, sessions), said)
 
 
+def last_session_before_the_ending(protocol: Protocol, sessions: int, per_week: float = 1.0) -> int:
+    """Return the number of the session after which the ending is due: its last weeks, at least one session."""
+    plan = plan_for(protocol, sessions, per_week)
+    return plan.middle[1] if plan else max(0, sessions - max(1, int(protocol.termination_weeks * per_week)))
+
+
 def extension_faults(protocol: Protocol, sessions: int, per_week: float) -> list[Fault]:
     """Return what is wrong with a contracted number. A longer course adds the protocol's weeks of extension or more."""
     if sessions < protocol.sessions_min:
@@ -132,80 +162,67 @@ def extension_faults(protocol: Protocol, sessions: int, per_week: float) -> list
     return []
 
 
-def protocol_from(mapping: Mapping[str, Any], tasks: tuple[Task, ...]) -> Protocol:
+def protocol_from(mapping: Mapping[str, Any], tasks: tuple[Task, ...], origin: str = "catalogue") -> Protocol:
     """Build a protocol from plain data, whether it came from a file or over HTTP.
 
-    Raises ProtocolInvalid, with a JSON pointer for each fault.
+    `tasks` are those that every course of IPT has; `without_tasks` takes some out (by code), `extra_tasks` adds others,
+    each met by a record. Raises ProtocolInvalid, with a JSON pointer for each fault.
     """
-    faults = list(_faults_of(mapping))
+    plain = {**DEFAULTS, **mapping}
+    plain["minutes_max"] = mapping.get("minutes_max", mapping.get("minutes"))
+    faults = list(faults_of(plain))
     if faults:
         raise ProtocolInvalid(faults=faults)
-    known = {name: mapping[name] for name in _NUMBERS + _TEXTS + _FLAGS}
-    own = tuple(t for t in tasks if mapping["specialist"] or t.code != "diagnosis_named")
+    own = tuple(t for t in tasks if _belongs(t, plain)) + tuple(_extra(t) for t in plain["extra_tasks"])
     return Protocol(
-        **known,
-        boundaries={phase: (span[0], span[1]) for phase, span in mapping["boundaries"].items()},
-        instruments=tuple(DueInstrument(**i) for i in mapping["instruments"]),
-        departures=tuple(mapping["departures"]),
-        sources=tuple(Figure(**s) for s in mapping["sources"]),
+        **{name: plain[name] for name in NUMBERS + TEXTS + FLAGS},
+        boundaries={phase: (span[0], span[1]) for phase, span in plain["boundaries"].items()},
+        instruments=tuple(DueInstrument(**i) for i in plain["instruments"]),
+        departures=tuple(plain["departures"]),
+        sources=tuple(Figure(**s) for s in plain["sources"]),
         tasks=own,
+        origin=origin,
     )
 
 
-_NUMBERS = [
-    "version",
-    "age_min",
-    "age_max",
-    "sessions_min",
-    "sessions_max",
-    "weeks_min",
-    "weeks_max",
-    "minutes",
-    "extension_weeks_min",
-    "initial_sessions_min",
-    "initial_sessions_max",
-    "middle_sessions_min",
-    "termination_weeks",
-]
-_TEXTS = ["code", "name", "format", "population"]
-_FLAGS = ["specialist", "four_areas"]
+def _belongs(task: Task, plain: Mapping[str, Any]) -> bool:
+    """Tell whether a common task is one of this protocol: it may need a specialist, the four areas, or an initial phase."""
+    if task.code in plain["without_tasks"] or (task.code == "diagnosis_named" and not plain["specialist"]):
+        return False
+    if task.met_by == "focus" and not plain["four_areas"]:
+        return False
+    return bool(plain["boundaries"]) or task.phase != "initial"
 
 
-def _faults_of(mapping: Mapping[str, Any]) -> list[Fault]:
-    faults = [
-        Fault(f"/{name}", "must be a whole number from 0 to 200")
-        for name in _NUMBERS
-        if type(mapping.get(name)) is not int or not 0 <= mapping[name] <= LONGEST_COURSE
-    ]
-    faults += [Fault(f"/{name}", "must be text") for name in _TEXTS if not isinstance(mapping.get(name), str)]
-    faults += [Fault(f"/{name}", "must be true or false") for name in _FLAGS if type(mapping.get(name)) is not bool]
-    faults += [Fault(f"/{name}", "is missing") for name in ("boundaries", "instruments", "departures", "sources") if name not in mapping]
-    return faults or _contradictions_of(mapping)
+def _extra(row: Mapping[str, Any]) -> Task:
+    return Task(row["code"], row["phase"], row["title"], "record", bool(row.get("gate", True)), row["source"])
 
 
-def _contradictions_of(mapping: Mapping[str, Any]) -> list[Fault]:
-    faults = [
-        Fault(f"/{low}", f"must not be above {high}")
-        for low, high in (("sessions_min", "sessions_max"), ("weeks_min", "weeks_max"), ("age_min", "age_max"))
-        if mapping[low] > mapping[high]
-    ]
-    spans = mapping["boundaries"]
-    if set(spans) != {"initial", "middle", "termination"}:
-        return [*faults, Fault("/boundaries", "must name initial, middle and termination")]
-    if spans["initial"][1] + 1 != spans["middle"][0] or spans["middle"][1] + 1 != spans["termination"][0]:
-        faults.append(Fault("/boundaries", "must follow each other without a gap"))
-    middle = spans["middle"][1] - spans["middle"][0] + 1
-    if mapping["sessions_min"] >= FULL_COURSE_FROM_SESSIONS and middle < MIDDLE_SESSIONS_OF_A_FULL_COURSE and not mapping["departures"]:
-        faults.append(Fault("/departures", "a course of 12 to 16 sessions with fewer than 8 middle sessions must say so"))
+def taper_faults(sessions: int, taper: Sequence[Mapping[str, Any]]) -> list[Fault]:
+    """Return what is wrong with a tapering: its steps take fewer sessions than are contracted, and each is rarer than the one before.
+
+    Source: weekly to monthly over four months (Frank 1990 design); the checks are own design.
+    """
+    faults = []
+    if taper and sum(step["sessions"] for step in taper) >= sessions:
+        faults.append(Fault("/taper", "must take fewer sessions than the contract has"))
+    steps = [TAPER_ORDER.index(step["frequency"]) for step in taper]
+    if any(later <= earlier for earlier, later in pairwise(steps)):
+        faults.append(Fault("/taper", "must become rarer from step to step"))
     return faults
 
 
 @cache
 def protocols() -> Mapping[tuple[str, int], Protocol]:
     """Return every protocol of the catalogue by (code, version)."""
-    data = read_catalogue("protocols.toml")
-    tasks = tuple(Task(**{k: v for k, v in row.items() if k != "specialist_only"}) for row in data["task"])
-    return {(p["code"], p["version"]): protocol_from(p, tasks) for p in data["protocol"]}
+    rows = read_catalogue("protocols.toml")["protocol"]
+    return {(p["code"], p["version"]): protocol_from(p, common_tasks()) for p in rows}
+
+
+@cache
+def common_tasks() -> tuple[Task, ...]:
+    """Return the tasks that every course of IPT has."""
+    return tuple(Task(**row) for row in read_catalogue("tasks.toml")["task"])
 
 
 def protocol(code: str, version: int | None = None) -> Protocol:

@@ -4,13 +4,18 @@ The service displays an answer and makes sure that somebody sees it. It never es
 there is none: a negative item is not evidence of safety.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from app.domain.errors import Conflict, Forbidden
-from app.domain.instruments import Instrument, Score
+from app.domain.errors import Conflict, Fault, Forbidden, Invalid
+from app.domain.instruments import Instrument
+from app.domain.scoring import Score
 
 LEVELS = ("review", "urgent", "emergency")
+KINDS = ("self_harm", "harm_to_others", "psychosis", "safeguarding")
+LONGEST_KNOWN_STABLE = timedelta(days=28)  # own design: a finding of known and stable risk is looked at anew after four weeks
+ESCALATE_AGAIN_AFTER = {"review": timedelta(hours=24), "urgent": timedelta(hours=1), "emergency": timedelta(minutes=15)}  # own design
 DUE_WITHIN = {"review": timedelta(hours=24), "urgent": timedelta(hours=4), "emergency": timedelta(0)}  # own design
 LATE_AFTER = timedelta(hours=1)  # own design: an answer older than this on receipt says how late it came
 NOT_MONITORED = "Answers are not monitored in real time. In an emergency use the help named here at once."
@@ -19,6 +24,10 @@ NO_EVIDENCE_OF_SAFETY = "Scores are self-report screening values. A negative sel
 
 class RiskResponderMissing(Conflict):
     """No risk responder is named: an instrument with a risk item cannot be collected before there is one."""
+
+
+class StandingTooLong(Invalid):
+    """Known and stable is a finding for a while: it must end after now and within 28 days."""
 
 
 class AlertAlreadyClosed(Conflict):
@@ -40,19 +49,34 @@ class Trigger:
     reason: str
 
 
-def trigger_of(questionnaire: Instrument, answers: dict[int, int | None], score: Score) -> Trigger | None:
-    """Return the trigger in these answers, or None. A missing risk item is an unknown risk, level review.
+def trigger_of(questionnaire: Instrument, answers: Mapping[int, int | None], score: Score | None = None) -> Trigger | None:
+    """Return the highest trigger in these answers, or None. A missing risk item is an unknown risk, level review.
 
-    Source: own design (levels by PHQ-9 item 9: 1 review within 24 h, 2 or 3 urgent within 4 h; missing: review).
+    Without a score the form is a draft: what is answered counts, what is still missing does not.
+    Source: own design (PHQ-9 item 9: 1 review within 24 h, 2 or 3 urgent within 4 h; missing: review).
     """
-    item = questionnaire.risk_item
-    if item is None:
-        return None
-    if item in score.missing:
-        return Trigger(questionnaire.code, item, None, "review", "risk_item_not_answered")
-    value = answers[item]
-    level = questionnaire.risk_levels.get(str(value))
-    return Trigger(questionnaire.code, item, value, level, "risk_item_positive") if level else None
+    found = []
+    for risk in questionnaire.risk_items:
+        value = answers.get(risk.item)
+        level = risk.levels.get(str(value))
+        if level:
+            found.append(Trigger(questionnaire.code, risk.item, value, level, "risk_item_positive" if score else "risk_item_positive_in_draft"))
+        elif value is None and risk.missing_is_unknown and score is not None:
+            found.append(Trigger(questionnaire.code, risk.item, None, "review", "risk_item_not_answered"))
+    return max(found, key=lambda t: (LEVELS.index(t.level), t.value is not None), default=None)
+
+
+def check_standing(until: datetime, now: datetime) -> None:
+    """Raise StandingTooLong unless a finding of known and stable risk ends within 28 days from now."""
+    if not now < until <= now + LONGEST_KNOWN_STABLE:
+        raise StandingTooLong(faults=[Fault("/until", "must lie after now and within 28 days")])
+
+
+def is_overdue(status: str, due_at: datetime, escalated_at: datetime | None, level: str, now: datetime) -> bool:
+    """Tell whether an alert that nobody acknowledged is to be told again, to the secondary contact too."""
+    if status != "open" or due_at > now:
+        return False
+    return escalated_at is None or now - escalated_at >= ESCALATE_AGAIN_AFTER[level]
 
 
 def higher(one: str, other: str) -> str:

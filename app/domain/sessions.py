@@ -12,14 +12,23 @@ ATTENDANCE = {
     "missed": ("did_not_attend", "late_too_late", "technical_failure"),
     "cancelled": ("cancelled_by_patient", "cancelled_by_provider"),
 }
+KINDS = ("course", "assessment", "pre_group", "parent", "booster", "crisis")
+NUMBERED = ("course",)  # what counts against the contract; the others stand beside it
+AFFECTS = ("sadness", "grief", "anger", "guilt", "shame", "fear", "loneliness", "numbness", "relief", "hope", "joy", "pride")
+ORIENTATION_WEEKS = 4  # Source: the founding description, it may take a few weeks to take to the focus; four: our corrections
 MODES = ("in_person", "video", "phone", "text")
 NEXT = {"scheduled": ("held", "missed", "cancelled"), "missed": ("held",), "cancelled": ("held",)}
 CLOCK_TOLERANCE = timedelta(minutes=15)  # own design: a phone's clock may be ahead of ours
 USUAL_AREAS = 2
+FLAT_BELOW = 0.1  # per session; own design
 
 
 class SessionNotScheduled(Conflict):
     """A session that was held is corrected as entered in error; one that was not can still be recorded as held."""
+
+
+class NotRescheduled(Conflict):
+    """Only a session that was not held can be moved to another time."""
 
 
 class SessionInvalid(Invalid):
@@ -60,9 +69,31 @@ def flags_of(fields: Mapping[str, Any], day: date, opened_on: date, ends_on: dat
         flags.append("strategy_outside_focus")
     if day < opened_on:
         flags.append("before_episode")
-    if ends_on is not None and day > ends_on:
+    if ends_on is not None and day > ends_on and fields.get("kind", "course") in NUMBERED:
         flags.append("after_agreed_end")
+    if fields.get("focus_found_hard"):
+        flags.append("orientation_to_ipt_needed" if day < opened_on + timedelta(weeks=ORIENTATION_WEEKS) else "focus_still_found_hard")
+    if fields["status"] == "held" and fields.get("mode") != "in_person" and fields.get("emergency_contact_confirmed") is False:
+        flags.append("emergency_contact_not_confirmed")
     return flags
+
+
+def activity_trend(levels: Sequence[float]) -> str | None:
+    """Return how therapist activity runs over the sessions: falling, flat (under 0.1 a session either way) or rising; None before 5.
+
+    Joint sessions and those on hold for risk are left out by the caller. It is a prompt for supervision, never a score. Own design.
+    """
+    slope = activity_slope(levels)
+    return None if slope is None else "flat" if abs(slope) < FLAT_BELOW else "falling" if slope < 0 else "rising"
+
+
+def thirds(levels: Sequence[float]) -> tuple[float, float] | None:
+    """Return the means of the middle and the last third of the sessions, from 6 sessions on; None before. Own design."""
+    size = len(levels) // 3
+    if size < 2:  # noqa: PLR2004 - own design: two sessions make a third
+        return None
+    middle, last = levels[size : len(levels) - size], levels[len(levels) - size :]
+    return round(sum(middle) / len(middle), 2), round(sum(last) / len(last), 2)
 
 
 def activity_slope(levels: Sequence[float]) -> float | None:

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 
-from app.domain.instruments import Instrument, Score, change
+from app.domain.instruments import Instrument
+from app.domain.scoring import Score, change, headline
 
 UNPLANNED_REASONS = [
     "dropped_out_no_contact",
@@ -42,7 +43,7 @@ LAST_DAY_OF_EVERY_MONTH = 28
 class FollowUpFinding:
     """What a follow-up shows against the end of treatment; positive `points` mean further improvement."""
 
-    points: int
+    points: float
     relapse: bool | None
     late_reliable_improvement: bool | None
 
@@ -89,7 +90,9 @@ def follow_up_finding(questionnaire: Instrument, at_end: Score, at_follow_up: Sc
     after the end (the founding description).
     """
     found = change(questionnaire, at_end, at_follow_up, adult=adult, sessions_held=0)
-    if found is None or at_end.total is None or at_follow_up.total is None:
+    before, after = headline(questionnaire, at_end), headline(questionnaire, at_follow_up)
+    if found is None or before is None or after is None:
         return None
-    relapse = at_end.total < questionnaire.caseness <= at_follow_up.total if adult else None
+    cut = questionnaire.caseness
+    relapse = before < cut <= after if adult and cut is not None and questionnaire.lower_is_better else None
     return FollowUpFinding(found.points, relapse, found.reliable == "improvement" if adult else None)

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 
 from app.store.database import Connection, Row
 from app.store.rows import own, page
+from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
 from app.store.tables.people import care_team, clinician, episode, patient, patient_key
 
@@ -31,27 +32,43 @@ async def find_patient(connection: Connection, patient_id: UUID, clinician_id: U
     return await connection.first(query.with_for_update(key_share=True, of=patient) if lock else query)
 
 
-async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
-    """Return an episode with what every step in it needs: the wrapped key, the time zone, the partner's settings."""
-    e, p, k, s = episode, patient, patient_key, partner_setting
-    query = (
-        sa.select(
-            e,
-            p.c.time_zone,
-            k.c.wrapped,
-            k.c.key_version,
-            s.c.classifier_on,
-            s.c.risk_responder,
-            s.c.secondary_responder,
-            s.c.crisis_text,
-            p.c.locale,
-        )
+def _charts(connection: Connection, clinician_id: UUID | None) -> sa.Select[Any]:
+    """Select episodes with what every step in them needs: the wrapped key, the time zone, the partner's settings and own protocol."""
+    e, p, k, s, o = episode, patient, patient_key, partner_setting, partner_protocol
+    settings = (s.c.classifier_on, s.c.risk_responder, s.c.secondary_responder, s.c.crisis_text)
+    return (
+        sa.select(e, p.c.time_zone, p.c.locale, p.c.merged_into, k.c.wrapped, k.c.key_version, *settings, o.c.definition.label("own_protocol"))
         .join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id))
         .join(k, (k.c.partner_id == e.c.partner_id) & (k.c.patient_id == e.c.patient_id))
         .join(s, s.c.partner_id == e.c.partner_id)
-        .where(own(connection, e), e.c.id == episode_id, in_caseload(connection, clinician_id, episode_id=e.c.id))
+        .outerjoin(o, (o.c.partner_id == e.c.partner_id) & (o.c.code == e.c.protocol_code) & (o.c.protocol_version == e.c.protocol_version))
+        .where(own(connection, e), in_caseload(connection, clinician_id, episode_id=e.c.id))
     )
-    return await connection.first(query.with_for_update(key_share=True, of=e) if lock else query)
+
+
+async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
+    """Return an episode of the caseload with what every step in it needs, or None."""
+    query = _charts(connection, clinician_id).where(episode.c.id == episode_id)
+    return await connection.first(query.with_for_update(key_share=True, of=episode) if lock else query)
+
+
+async def page_charts(
+    connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
+) -> list[Row]:
+    """Return a page of charts by id, those whose record is closed left out; `filters` by clinician, patient, ids."""
+    query = _charts(connection, clinician_id).where(episode.c.status != "closed")
+    if filters.get("patient_id") is not None:
+        query = query.where(of_patient(connection, episode.c.patient_id, filters["patient_id"]))
+    if filters.get("clinician_id") is not None:
+        query = query.where(in_caseload(connection, filters["clinician_id"], episode_id=episode.c.id))
+    return await page(connection, query, [episode.c.id], after, limit)
+
+
+def of_patient(connection: Connection, column: sa.ColumnElement[Any], patient_id: Any) -> sa.ColumnElement[bool]:
+    """Return the condition that a row is of a patient, or of one that was found to be the same person."""
+    t = patient.alias("same_person")
+    mine = sa.select(t.c.id).where(t.c.partner_id == connection.partner_id, sa.or_(t.c.id == patient_id, t.c.merged_into == patient_id))
+    return column.in_(mine)
 
 
 async def page_patients(
@@ -69,7 +86,9 @@ async def page_episodes(
 ) -> list[Row]:
     """Return a page of episodes by id."""
     query = sa.select(episode).where(own(connection, episode), in_caseload(connection, clinician_id, episode_id=episode.c.id))
-    query = query.where(*(episode.c[n] == filters[n] for n in ("external_ref", "patient_id", "status", "phase") if filters.get(n) is not None))
+    query = query.where(*(episode.c[n] == filters[n] for n in ("external_ref", "status", "phase") if filters.get(n) is not None))
+    if filters.get("patient_id") is not None:
+        query = query.where(of_patient(connection, episode.c.patient_id, filters["patient_id"]))
     if filters.get("clinician_id") is not None:
         query = query.where(in_caseload(connection, filters["clinician_id"], episode_id=episode.c.id))
     if filters.get("referred_from") is not None:

@@ -39,8 +39,8 @@ async def find_row(connection: Connection, table: sa.Table, *, lock: bool = Fals
 
 
 async def rows_of(connection: Connection, table: sa.Table, *order: str, **where: Any) -> list[Row]:
-    """Return every row whose columns equal `where`, without those marked deleted."""
-    conditions = [table.c[k] == v for k, v in where.items()]
+    """Return every row whose columns equal `where` (or are among a list), without those marked deleted."""
+    conditions = [table.c[k].in_(v) if isinstance(v, (list, tuple, set)) else table.c[k] == v for k, v in where.items()]
     if "deleted_at" in table.c:
         conditions.append(table.c.deleted_at.is_(None))
     by = [table.c[name] for name in (*order, "id")]

@@ -1,16 +1,17 @@
 """What the gates, the trajectory and the timeline ask of an episode's rows."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from app.store.database import Connection, Row
-from app.store.people import in_caseload
+from app.store.people import in_caseload, of_patient
 from app.store.rows import own, page
 from app.store.tables.inventory import relationship
-from app.store.tables.people import care_team, consent
+from app.store.tables.people import care_team, consent, episode, patient
 from app.store.tables.work import (
     assessment,
     classification,
@@ -24,54 +25,65 @@ from app.store.tables.work import (
 )
 
 
-async def gate_facts(connection: Connection, episode_id: UUID, patient_id: UUID) -> Row:
-    """Return in one statement the counts and flags that the gates look at."""
+async def gate_facts(connection: Connection, episode_ids: Sequence[UUID]) -> dict[UUID, Row]:
+    """Return in one statement, for each episode, the counts and flags that the gates look at."""
+    e, p = episode, patient
 
     def of(table: sa.Table, *more: sa.ColumnElement[bool]) -> Any:
-        return [own(connection, table), table.c.episode_id == episode_id, *more]
+        return [own(connection, table), table.c.episode_id == e.c.id, *more]
 
-    def single(column: sa.Column[Any], *where: Any) -> Any:
-        return sa.select(column).where(*where).scalar_subquery()
+    def the(value: Any, *where: Any) -> Any:
+        return sa.select(value).where(*where).correlate(e, p).scalar_subquery()
+
+    def listed(value: Any, *where: Any) -> Any:
+        return the(sa.func.coalesce(sa.func.jsonb_agg(value), sa.text("'[]'::jsonb")), *where)
 
     held = of(session, session.c.status == "held", ~session.c.entered_in_error)
-    consented = (
+    counted = [*held, sa.func.coalesce(session.c.kind, "course") == "course"]
+    tasks = sa.func.coalesce(sa.func.jsonb_object_agg(phase_task.c.task, phase_task.c.status), sa.text("'{}'::jsonb"))
+    query = (
+        sa.select(
+            e.c.id.label("episode_id"),
+            _newest_consent(connection).label("consented"),
+            listed(care_team.c.role, *of(care_team)).label("roles"),
+            the(tasks, *of(phase_task)).label("tasks"),
+            the(sa.func.count(), *of(relationship, relationship.c.deleted_at.is_(None))).label("relationships"),
+            the(sa.func.count(), *counted).label("sessions_held"),
+            the(sa.func.max(session.c.starts_at), *held).label("last_held_at"),
+            listed(follow_up.c.months, *of(follow_up, follow_up.c.status != "declined")).label("follow_ups"),
+            the(focus.c.patient_agreed, *of(focus)).label("focus_agreed"),
+            the(focus.c.flags, *of(focus)).label("focus_flags"),
+            the(formulation.c.told_on, *of(formulation)).label("formulation_told_on"),
+            the(contract.c.patient_agreed, *of(contract)).label("contract_agreed"),
+            the(contract.c.sessions, *of(contract)).label("contracted_sessions"),
+            the(contract.c.frequency, *of(contract)).label("frequency"),
+            the(contract.c.ends_on, *of(contract)).label("ends_on"),
+        )
+        .join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id))
+        .where(own(connection, e), e.c.id.in_(episode_ids))
+    )
+    return {r["episode_id"]: r for r in await connection.rows(query)}
+
+
+def _newest_consent(connection: Connection) -> Any:
+    """Select the newest decision on treatment of the person: consents given under a duplicate registration count too."""
+    root = sa.func.coalesce(patient.c.merged_into, patient.c.id)
+    return (
         sa.select(consent.c.given)
-        .where(own(connection, consent), consent.c.patient_id == patient_id, consent.c.purpose == "treatment")
+        .where(own(connection, consent), of_patient(connection, consent.c.patient_id, root), consent.c.purpose == "treatment")
         .order_by(consent.c.decided_at.desc(), consent.c.id.desc())
         .limit(1)
+        .correlate(episode, patient)
         .scalar_subquery()
     )
-    roles = sa.select(sa.func.coalesce(sa.func.jsonb_agg(care_team.c.role), sa.text("'[]'::jsonb"))).where(*of(care_team))
-    tasks = sa.select(sa.func.coalesce(sa.func.jsonb_object_agg(phase_task.c.task, phase_task.c.status), sa.text("'{}'::jsonb"))).where(
-        *of(phase_task)
-    )
-    booked = sa.select(sa.func.coalesce(sa.func.jsonb_agg(follow_up.c.months), sa.text("'[]'::jsonb"))).where(
-        *of(follow_up, follow_up.c.status != "declined")
-    )
-    query = sa.select(
-        consented.label("consented"),
-        roles.scalar_subquery().label("roles"),
-        tasks.scalar_subquery().label("tasks"),
-        sa.select(sa.func.count()).where(*of(relationship, relationship.c.deleted_at.is_(None))).scalar_subquery().label("relationships"),
-        sa.select(sa.func.count()).where(*held).scalar_subquery().label("sessions_held"),
-        sa.select(sa.func.max(session.c.starts_at)).where(*held).scalar_subquery().label("last_held_at"),
-        booked.scalar_subquery().label("follow_ups"),
-        single(focus.c.patient_agreed, *of(focus)).label("focus_agreed"),
-        single(formulation.c.told_on, *of(formulation)).label("formulation_told_on"),
-        single(contract.c.patient_agreed, *of(contract)).label("contract_agreed"),
-        single(contract.c.sessions, *of(contract)).label("contracted_sessions"),
-        single(contract.c.frequency, *of(contract)).label("frequency"),
-        single(contract.c.ends_on, *of(contract)).label("ends_on"),
-    )
-    return (await connection.first(query)) or {}
 
 
-async def scores(connection: Connection, episode_id: UUID) -> list[Row]:
-    """Return every valid assessment of the episode, oldest first, with the number of its session."""
+async def scores(connection: Connection, *episode_ids: UUID) -> list[Row]:
+    """Return every valid assessment of the episodes, oldest first, with the number of its session."""
     query = (
         sa.select(assessment, session.c.number.label("session_number"))
         .outerjoin(session, (session.c.partner_id == assessment.c.partner_id) & (session.c.id == assessment.c.session_id))
-        .where(own(connection, assessment), assessment.c.episode_id == episode_id, ~assessment.c.entered_in_error)
+        .where(own(connection, assessment), assessment.c.episode_id.in_(episode_ids), ~assessment.c.entered_in_error)
         .order_by(assessment.c.answered_at, assessment.c.id)
     )
     return await connection.rows(query)
@@ -106,6 +118,14 @@ async def open_alert(connection: Connection, episode_id: UUID, kind: str) -> Row
         risk_alert.c.status != "closed",
     )
     return await connection.first(query)
+
+
+async def overdue_alerts(connection: Connection, now: datetime) -> list[Row]:
+    """Return the partner's alerts that somebody should have looked at: open and due, or acknowledged with a finding that has run out."""
+    t = risk_alert
+    waiting = sa.and_(t.c.status == "open", t.c.due_at <= now)
+    expired = sa.and_(t.c.status == "acknowledged", t.c.known_stable_until <= now)
+    return await connection.rows(sa.select(t.c.id, t.c.episode_id).where(own(connection, t), sa.or_(waiting, expired)).order_by(t.c.due_at))
 
 
 async def latest_classification(connection: Connection, episode_id: UUID) -> Row | None:

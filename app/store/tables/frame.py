@@ -60,6 +60,16 @@ def flag(name: str) -> sa.Column[Any]:
     return sa.Column(name, sa.Boolean, nullable=False)
 
 
+def maybe(name: str) -> sa.Column[Any]:
+    """Return a boolean column that may be unknown."""
+    return sa.Column(name, sa.Boolean, nullable=True)
+
+
+def points_to(name: str) -> sa.Column[Any]:
+    """Return a column for the id of another row; empty where there is none."""
+    return sa.Column(name, sa.Uuid, nullable=True)
+
+
 def document(name: str, *, nullable: bool = False) -> sa.Column[Any]:
     """Return a JSONB column. It holds codes, numbers and ids; free text goes into `sealed`."""
     return sa.Column(name, JSONB(none_as_null=True), nullable=nullable)

@@ -4,7 +4,7 @@ import sqlalchemy as sa
 
 from app.domain.inventory import EVENT_TYPES, RELATION_TYPES, SAFETY, STATUSES
 from app.domain.problem_area import AREAS
-from app.store.tables.frame import chart_table, code, day, document, flag, moment, whole
+from app.store.tables.frame import chart_table, code, day, document, flag, maybe, moment, points_to, whole
 
 PRECISIONS = ("day", "month", "year")
 
@@ -35,6 +35,18 @@ relationship = chart_table(
     code("death_date_precision", PRECISIONS, nullable=True),
     document("mourning_signs"),
     code("source", ("patient", "clinician", "import")),
+    whole("circle_angle", 0, 359),
+    whole("circle_radius_percent", 0, 100),
+    day("recent_change_on"),
+    maybe("recent_change_wanted"),
+    maybe("lives_with"),
+    maybe("legal_guardian"),
+    maybe("school_contact"),
+    maybe("peer_group"),
+    maybe("online_only"),
+    maybe("parent_informed"),
+    points_to("safety_lift_asked_by"),
+    moment("safety_lift_asked_at", nullable=True),
     moment("deleted_at", nullable=True),
 )
 

@@ -2,9 +2,10 @@
 
 import sqlalchemy as sa
 
-from app.domain.people import CARE_ROLES, CONSENT_PURPOSES, EPISODE_STATUSES, FORMATS, SEXES
-from app.domain.phase import PHASES
-from app.store.tables.frame import code, day, document, flag, kept, moment, partner_table, sealed, text, whole
+from app.domain.lifecycle import STATUSES
+from app.domain.people import CARE_ROLES, CONSENT_PURPOSES, FORMATS, SEXES
+from app.domain.protocol_faults import PHASES
+from app.store.tables.frame import code, day, document, flag, kept, maybe, moment, partner_table, points_to, sealed, text, whole
 
 patient = partner_table(
     "patient",
@@ -13,9 +14,13 @@ patient = partner_table(
     code("sex", SEXES),
     text("locale"),
     text("time_zone"),
+    points_to("merged_into"),
     kept(),
     sa.UniqueConstraint("partner_id", "external_ref"),
     sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"]),
+    sa.ForeignKeyConstraint(["partner_id", "merged_into"], ["patient.partner_id", "patient.id"], name="fk_patient_merged_into"),
+    sa.CheckConstraint("merged_into <> id", name="not_into_itself"),
+    sa.Index(None, "partner_id", "merged_into"),
 )
 
 patient_key = partner_table(
@@ -60,7 +65,7 @@ episode = partner_table(
     text("protocol_code"),
     sa.Column("protocol_version", sa.Integer, nullable=False),
     code("format", FORMATS),
-    code("status", EPISODE_STATUSES),
+    code("status", STATUSES),
     code("phase", PHASES),
     day("referred_on", nullable=False),
     whole("age_at_referral", 5, 120),
@@ -72,8 +77,15 @@ episode = partner_table(
     document("contraindications", nullable=True),
     flag("risk_screened"),
     moment("ended_at", nullable=True),
+    code("ended_as", ("completed", "ended_early"), nullable=True),
+    maybe("risk_hold"),
+    points_to("continues_episode_id"),
+    code("continues_as", ("continuation", "maintenance"), nullable=True),
+    maybe("imported"),
     kept(),
     sa.UniqueConstraint("partner_id", "external_ref"),
+    sa.ForeignKeyConstraint(["partner_id", "continues_episode_id"], ["episode.partner_id", "episode.id"], name="fk_episode_continues"),
+    sa.Index(None, "partner_id", "continues_episode_id"),
     sa.ForeignKeyConstraint(["partner_id", "patient_id"], ["patient.partner_id", "patient.id"]),
     sa.Index(None, "partner_id", "patient_id"),
 )

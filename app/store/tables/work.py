@@ -2,12 +2,15 @@
 
 import sqlalchemy as sa
 
-from app.domain.phase import PHASES
 from app.domain.problem_area import AREAS
-from app.domain.risk import LEVELS
+from app.domain.protocol_faults import PHASES
+from app.domain.risk import KINDS, LEVELS
 from app.domain.sessions import ATTENDANCE, MODES, STATUSES
+from app.domain.sessions import KINDS as SESSION_KINDS
 from app.domain.termination import UNPLANNED_REASONS
-from app.store.tables.frame import chart_table, code, day, document, flag, moment, text, whole
+from app.store.tables.frame import chart_table, code, day, document, flag, maybe, moment, points_to, text, whole
+
+RESPONDENTS = ("patient", "clinician_read_aloud", "clinician", "parent", "partner")
 
 
 def _one_per_episode(*more: str) -> list[sa.UniqueConstraint]:
@@ -78,6 +81,7 @@ contract = chart_table(
     day("agreed_on"),
     flag("patient_agreed"),
     code("severity", ("mild", "moderate", "severe"), nullable=True),
+    document("taper", nullable=True),
     sa.CheckConstraint("ends_on >= starts_on", name="order"),
     extra=_one_per_episode(),
 )
@@ -120,7 +124,18 @@ session = chart_table(
     flag("entered_in_error"),
     document("flags"),
     sa.Column("joint_relationship_id", sa.Uuid, nullable=True),
+    code("kind", SESSION_KINDS, nullable=True),
+    text("time_zone", nullable=True),
+    document("affects", nullable=True),
+    whole("affect_intensity", 0, 3),
+    maybe("modality_consent"),
+    maybe("emergency_contact_confirmed"),
+    maybe("focus_found_hard"),
+    document("reschedules", nullable=True),
+    points_to("group_session_id"),
+    maybe("imported"),
     extra=[
+        sa.ForeignKeyConstraint(["partner_id", "group_session_id"], ["group_session.partner_id", "group_session.id"]),
         sa.ForeignKeyConstraint(["partner_id", "joint_relationship_id"], ["relationship.partner_id", "relationship.id"]),
         sa.Index(
             "ix_session_external_ref",
@@ -157,7 +172,7 @@ assessment = chart_table(
     sa.Column("session_id", sa.Uuid, nullable=True),
     sa.Column("follow_up_id", sa.Uuid, nullable=True),
     moment("answered_at"),
-    code("respondent", ("patient", "clinician_read_aloud")),
+    code("respondent", RESPONDENTS),
     code("mode", ("app", "web", "paper", "phone", "in_session")),
     text("locale"),
     document("answers"),
@@ -172,7 +187,11 @@ assessment = chart_table(
     sa.Column("received_late_seconds", sa.BigInteger, nullable=True),
     sa.Column("clock_ahead_seconds", sa.BigInteger, nullable=True),
     flag("entered_in_error"),
+    document("scales", nullable=True),
+    points_to("request_id"),
+    maybe("imported"),
     extra=[
+        sa.ForeignKeyConstraint(["partner_id", "request_id"], ["assessment_request.partner_id", "assessment_request.id"]),
         sa.ForeignKeyConstraint(["partner_id", "session_id"], ["session.partner_id", "session.id"]),
         sa.ForeignKeyConstraint(["partner_id", "follow_up_id"], ["follow_up.partner_id", "follow_up.id"]),
         sa.Index(None, "partner_id", "episode_id", "instrument", "answered_at"),
@@ -181,7 +200,7 @@ assessment = chart_table(
 
 risk_alert = chart_table(
     "risk_alert",
-    code("kind", ("self_harm", "safeguarding")),
+    code("kind", KINDS),
     code("level", LEVELS),
     code("status", ("open", "acknowledged", "closed")),
     document("triggers"),
@@ -194,9 +213,14 @@ risk_alert = chart_table(
     sa.Column("acknowledged_by", sa.Uuid, nullable=True),
     moment("closed_at", nullable=True),
     sa.Column("closed_by", sa.Uuid, nullable=True),
+    points_to("raised_by"),
+    moment("known_stable_until", nullable=True),
+    moment("escalated_at", nullable=True),
+    whole("escalations", 0, 100_000),
     extra=[
         sa.ForeignKeyConstraint(["partner_id", "acknowledged_by"], ["clinician.partner_id", "clinician.id"], name="fk_risk_alert_acknowledged"),
         sa.ForeignKeyConstraint(["partner_id", "closed_by"], ["clinician.partner_id", "clinician.id"], name="fk_risk_alert_closed"),
+        sa.ForeignKeyConstraint(["partner_id", "raised_by"], ["clinician.partner_id", "clinician.id"], name="fk_risk_alert_raised"),
         sa.Index(
             "ix_risk_alert_one_open",
             "partner_id",
