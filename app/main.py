@@ -11,7 +11,32 @@ from alembic.script import ScriptDirectory
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
-from app.api import alerts, assessments, catalogue, concerns, course, door, endings, episodes, focus, inventory, operations, people, sessions
+from app.api import (
+    alerts,
+    assessments,
+    caseload,
+    catalogue,
+    concerns,
+    course,
+    door,
+    due,
+    endings,
+    episodes,
+    focus,
+    groups,
+    history,
+    imports,
+    inventory,
+    lifecycle,
+    notes,
+    operations,
+    outcome,
+    people,
+    proposals,
+    requests,
+    sessions,
+    workflow,
+)
 from app.api.bearer import Door, utc_now
 from app.api.contract import document_of
 from app.api.problems import add_problems
@@ -23,7 +48,10 @@ from app.keys.cipher import read_key_ring
 from app.store.audit import AuditTrail
 from app.store.database import Database, Unsafe, check_durability, check_login
 
-ROUTERS = (door, operations, catalogue, people, episodes, inventory, concerns, focus, course, sessions, assessments, alerts, endings)
+ROUTERS = (
+    *(door, operations, catalogue, people, episodes, inventory, concerns, focus, proposals, course, lifecycle, sessions, notes, workflow),
+    *(assessments, requests, alerts, endings, outcome, due, history, groups, caseload, imports),
+)
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
 EVERYWHERE = (assessments.crisis, sessions.everywhere)
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"

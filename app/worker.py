@@ -1,20 +1,29 @@
-"""The second process: what need not happen inside a request. Today it clears what has expired, partner by partner."""
+"""The second process: what need not happen inside a request. It tells again of alerts that wait, and clears what has expired, partner by partner."""
 
 import asyncio
 import signal
+import time
 from datetime import datetime
 
 import sqlalchemy as sa
 import structlog
 
+from app.actions.alerts import escalate_alerts
+from app.actions.visit import Visit
 from app.api.bearer import utc_now
 from app.config import Settings
+from app.keys.cipher import KeyRing, read_key_ring
+from app.keys.tokens import new_caller
 from app.main import configure_logs
-from app.store.database import Database, DatabaseAway
+from app.store.audit import Access, insert_access
+from app.store.database import Database, DatabaseAway, TryAgain, clock
 from app.store.door import partners
+from app.store.feed import stamp
 from app.store.tables.door import idempotency_key, revocation, used_assertion
 
 EVERY_SECONDS = 60.0
+ALERTS_EVERY_SECONDS = 5.0
+NAME = "worker"
 log = structlog.get_logger("ipt.worker")
 
 
@@ -28,16 +37,63 @@ async def work(settings: Settings) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    ring = read_key_ring(settings.keys_path)
+    cleared_at = float("-inf")
     while not stop.is_set():
         try:
-            log.info("expired_cleared", rows=await clear_expired(database, utc_now()))
+            log.info("alerts_escalated", alerts=await escalate(database, ring, clock(utc_now)))
+            if time.monotonic() - cleared_at >= EVERY_SECONDS:
+                log.info("expired_cleared", rows=await clear_expired(database, utc_now()))
+                cleared_at = time.monotonic()
         except DatabaseAway:
             log.warning("database_away")
         try:
-            await asyncio.wait_for(stop.wait(), EVERY_SECONDS)
+            await asyncio.wait_for(stop.wait(), ALERTS_EVERY_SECONDS)
         except TimeoutError:
             continue
     await database.close()
+
+
+async def escalate(database: Database, ring: KeyRing, now: datetime) -> int:
+    """Tell again every alert that nobody acknowledged in time: each partner in a transaction of its own, so that one does not hold up another."""
+    async with database.transaction(None) as connection:
+        known = await partners(connection)
+    told = 0
+    for row in known:
+        client_id = f"{row['partner_id']}.{NAME}"
+        caller = new_caller(row["partner_id"], client_id, (), int(now.timestamp()))
+        try:
+            async with database.transaction(row["partner_id"]) as connection:
+                visit = Visit(connection, caller, now, ring)
+                count = await escalate_alerts(visit)
+                if visit.journal.changes:
+                    await insert_access(connection, _access(visit))
+                    await stamp(connection, visit.journal, now, actor=visit.actor, client_id=client_id)
+                    await connection.commit()
+                told += count
+        except (DatabaseAway, TryAgain):
+            raise
+        except Exception as error:  # noqa: BLE001 - the alerts of every other partner must still be told
+            log.error("escalation_failed", partner_id=str(row["partner_id"]), kind=type(error).__name__)  # noqa: TRY400 - a trace may hold values
+    return told
+
+
+def _access(visit: Visit) -> Access:
+    """Return the audit row of an escalation."""
+    return Access(
+        partner_id=visit.caller.partner_id,
+        at=visit.now,
+        client_id=visit.caller.client_id,
+        person=None,
+        action="execute",
+        route="worker escalate_alerts",
+        outcome=200,
+        reason=None,
+        request_id=NAME,
+        patient_id=None,
+        episode_id=None,
+        resources=visit.trace.resources,
+    )
 
 
 async def clear_expired(database: Database, now: datetime) -> int:

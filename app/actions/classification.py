@@ -10,6 +10,7 @@ from app.actions.records import Fields, Made, amend, create, fields_for, find_on
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.focus import FocusChoice, ProtocolWithoutAreas, Suggestion, decide_focus, is_late_change
+from app.domain.focus_work import check_work
 from app.domain.indicator_answers import Event, IndicatorsInvalid, check_answers
 from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, GRIEF, Answer, classify, ruleset
 from app.domain.techniques import check_strategies
@@ -36,7 +37,8 @@ class SafetyBarsStrategies(Conflict):
     """With a safety mark on that relationship, strategies of a dispute are not used with that person."""
 
 
-def _check_areas(chart: Chart) -> None:
+def check_areas(chart: Chart) -> None:
+    """Raise ProtocolWithoutAreas where the four problem areas do not belong."""
     if not chart.protocol.four_areas:
         raise ProtocolWithoutAreas(chart.protocol.no_areas_reason)
 
@@ -48,11 +50,24 @@ def _answers(stored: dict[str, Any]) -> dict[str, Answer]:
 async def put_indicators(visit: Visit, episode_id: UUID, answers: dict[str, dict[str, Any]]) -> Made:
     """Replace the indicator answers; quoted evidence is sealed. Raises IndicatorsInvalid with each contradiction."""
     chart = await open_chart(visit, episode_id, lock=True)
-    _check_areas(chart)
+    check_areas(chart)
     clear = {c: {k: v for k, v in a.items() if k in {"value", "relationship_id", "life_event_id"}} for c, a in answers.items()}
     await _check_evidence(visit, chart, clear)
     quotes = {c: a["quote"] for c, a in answers.items() if a.get("quote")}
     return await put_one(visit, indicator_set, chart, Fields({"answers": clear}, {"quotes": quotes}))
+
+
+async def put_answer(visit: Visit, chart: Chart, indicator: str, answer: dict[str, Any], quote: str | None) -> None:
+    """Write one answer beside those that stand; together they must hold. Raises IndicatorsInvalid."""
+    found = await find_one(visit, indicator_set, chart)
+    answers = {**(found["answers"] if found else {}), indicator: answer}
+    quotes = {**(found.get("quotes", {}) if found else {}), **({indicator: quote} if quote else {})}
+    await _check_evidence(visit, chart, answers)
+    fields = Fields({"answers": answers}, {"quotes": quotes})
+    if found is None:
+        await create(visit, indicator_set, fields, chart=chart)
+    else:
+        await amend(visit, indicator_set, found, fields, key=chart.key)
 
 
 async def _check_evidence(visit: Visit, chart: Chart, answers: dict[str, Any]) -> None:
@@ -90,7 +105,7 @@ async def run_classifier(visit: Visit, episode_id: UUID) -> Made:
     Events are looked at anew: one that was changed or taken out since may make an answer a contradiction, named in a 422.
     """
     chart = await open_chart(visit, episode_id, lock=True)
-    _check_areas(chart)
+    check_areas(chart)
     if not chart.episode["classifier_on"]:
         raise ClassifierOff
     found = await find_one(visit, indicator_set, chart)
@@ -119,7 +134,7 @@ async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice, deci
     """Record the clinician's decision and open its focus areas; areas that leave the focus are closed, not lost."""
     clinician_id = visit.clinician()
     chart = await open_chart(visit, episode_id, lock=True)
-    _check_areas(chart)
+    check_areas(chart)
     if decided_at is not None and decided_at > visit.now:
         raise Invalid(faults=[Fault("/decided_at", "lies in the future")])
     before = await find_one(visit, focus, chart)
@@ -146,7 +161,7 @@ async def choose_focus(visit: Visit, episode_id: UUID, choice: FocusChoice, deci
         "flags": sorted(set(flags)),
     }
     made = await put_one(visit, focus, chart, Fields(fields, {"reason": reason}))
-    await _open_areas(visit, chart, {choice.primary: "primary"} | ({choice.secondary: "secondary"} if choice.secondary else {}))
+    await open_areas(visit, chart, {choice.primary: "primary"} | ({choice.secondary: "secondary"} if choice.secondary else {}))
     return made
 
 
@@ -156,7 +171,8 @@ def _suggestion(run: Row | None) -> Suggestion | None:
     return Suggestion(run["result"]["suggested_primary"], {a["area"]: a["score"] for a in run["result"]["areas"]})
 
 
-async def _open_areas(visit: Visit, chart: Chart, wanted: dict[str, str]) -> None:
+async def open_areas(visit: Visit, chart: Chart, wanted: dict[str, str]) -> None:
+    """Open the focus areas that are wanted (area to place), and close those that are not."""
     present = {r["area"]: reveal(chart.key, focus_area, r) for r in await rows_of(visit.connection, focus_area, episode_id=chart.episode_id)}
     for area, row in present.items():
         status, place = ("active", wanted[area]) if area in wanted else ("closed", row["place"])
@@ -184,6 +200,7 @@ async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: di
     area = ruleset().area(present["area"])
     if values.get("sub_state") is not None and values["sub_state"] not in area.sub_states:
         raise SubStateUnknown(faults=[Fault("/sub_state", f"must be one of {', '.join(area.sub_states)}")])
+    check_work(present["area"], values)
     done: list[dict[str, Any]] = values["strategies"] if "strategies" in values else present["strategies"]
     check_strategies([s["code"] for s in done], [present["area"]])
     person = values.get("relationship_id")

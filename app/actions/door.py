@@ -17,7 +17,7 @@ CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 KEPT_AFTER_EXPIRY = timedelta(minutes=5)  # longer than the skew that is allowed for: a used assertion outlives itself
 NOBODY = hashlib.sha256(secrets.token_bytes(32)).digest()
 CARE = ("patients", "episodes", "inventory", "classification", "sessions", "assessments", "termination", "risk", "consents", "groups", "notes")
-FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write"))
+FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write")) | {"inventory:names"}
 
 
 class ClientRefused(Exception):

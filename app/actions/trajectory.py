@@ -33,7 +33,7 @@ async def trajectory_of(visit: Visit, chart: Chart, rows: list[Row] | None = Non
     taken = [r for r in await rows_of(visit.connection, medication, "started_on", episode_id=chart.episode_id) if not r["entered_in_error"]]
     visit.trace.resources += [f"assessment/{r['id']}" for r in rows]
     adult = is_adult(chart.episode["age_at_referral"])
-    lines = sorted({(r["instrument"], BY_PERSON.get(r["respondent"], r["respondent"])) for r in rows})
+    lines = sorted({(r["instrument"], str(BY_PERSON.get(r["respondent"], r["respondent"]))) for r in rows})
     return {
         "episode_id": chart.episode_id,
         "phase": chart.episode["phase"],

@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field
 
-from app.actions.alerts import acknowledge_alert, close_alert, get_alert
+from app.actions.alerts import acknowledge_alert, close_alert, find_known_stable, get_alert, raise_as_clinician
 from app.actions.visit import public
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
@@ -19,13 +19,15 @@ from app.store.work import page_alerts
 router = APIRouter(prefix="/v1", route_class=Route, tags=["risk"])
 
 AlertStatus = Literal["open", "acknowledged", "closed"]
+AlertKind = Literal["self_harm", "harm_to_others", "psychosis", "safeguarding"]
+AlertLevel = Literal["review", "urgent", "emergency"]
 
 
 class AlertOut(InChart):
     """A risk alert. `triggers` lists every answer that raised it."""
 
-    kind: Literal["self_harm", "safeguarding"]
-    level: Literal["review", "urgent", "emergency"]
+    kind: AlertKind
+    level: AlertLevel
     status: AlertStatus
     triggers: list[dict[str, Any]]
     responder: str
@@ -37,8 +39,14 @@ class AlertOut(InChart):
     acknowledged_by: UUID | None
     closed_at: Moment | None
     closed_by: UUID | None
+    raised_by: UUID | None = None
+    known_stable_until: Moment | None = Field(None, description="Found known and stable, its plan reviewed, until then")
+    escalated_at: Moment | None = Field(None, description="When it was last told again, because nobody had acknowledged it in time")
+    escalations: int | None = None
+    concern_note: str | None = None
     closing_note: str | None = None
     acknowledgement_note: str | None = None
+    standing_note: str | None = None
 
 
 class AlertSummary(InChart):
@@ -54,6 +62,9 @@ class AlertSummary(InChart):
     received_late_seconds: int | None
     acknowledged_at: Moment | None
     closed_at: Moment | None
+    escalated_at: Moment | None
+    escalations: int | None
+    known_stable_until: Moment | None
 
 
 class AlertPage(Out):
@@ -85,6 +96,48 @@ async def list_risk_alerts(
 async def read_risk_alert(call: Annotated[Call, needs("risk:read")], alert_id: UUID) -> Row:
     """Read an alert."""
     return call.stored(await get_alert(call.visit, alert_id))
+
+
+class AlertIn(In):
+    """A clinician's concern."""
+
+    episode_id: UUID
+    kind: AlertKind = "self_harm"
+    level: AlertLevel = Field(examples=["emergency"])
+    concern: Literal[
+        "plan_or_intent",
+        "attempt",
+        "acute_suicidality",
+        "thoughts_of_harming_a_baby",
+        "psychosis_after_birth",
+        "harm_to_others",
+        "safeguarding",
+        "other",
+    ]
+    note: Prose | None = None
+
+
+@router.post("/risk-alerts", status_code=201, response_model=AlertOut)
+async def create_risk_alert(call: Annotated[Call, needs("risk:write")], alert_in: AlertIn) -> Row:
+    """Raise an alert, or add to the one that is open: an emergency is due at once. Needs a token that acts for a clinician."""
+    values = alert_in.members()
+    row = await raise_as_clinician(call.visit, values.pop("episode_id"), values)
+    call.status = 201 if row["version"] == 1 else 200
+    return call.stored(row)
+
+
+class StandingIn(In):
+    """That the risk is known and stable, and its plan was reviewed."""
+
+    until: Moment = Field(description="At the most 28 days from now: then it is looked at anew")
+    standing_note: Prose
+
+
+@router.post("/risk-alerts/{alert_id}/standing", status_code=201, response_model=AlertOut)
+async def find_risk_known_and_stable(call: Annotated[Call, needs("risk:write")], alert_id: UUID, standing_in: StandingIn) -> Row:
+    """Record, as a clinician of the care team, that a risk is known and stable for a while. A higher answer alarms all the same."""
+    values = standing_in.members()
+    return call.made(await find_known_stable(call.visit, alert_id, values.pop("until"), values))
 
 
 class AcknowledgementIn(In):

@@ -1,5 +1,6 @@
 """Assessments and the trajectory: answers by item in, scores made by the server out."""
 
+from datetime import date
 from typing import Annotated, Literal
 from uuid import UUID
 
@@ -7,7 +8,8 @@ from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.records import get_in_chart, reveal
-from app.actions.scoring import mark_assessment_in_error, read_crisis_text, read_trajectory, record_assessment
+from app.actions.scoring import mark_assessment_in_error, read_crisis_text, record_assessment
+from app.actions.trajectory import read_trajectory
 from app.actions.visit import open_chart
 from app.api.alerts import AlertOut
 from app.api.pages import Cursor, Limit
@@ -23,6 +25,7 @@ crisis = APIRouter(prefix="/v1", route_class=Route, tags=["risk"])
 
 ItemNumber = Annotated[str, Field(pattern=r"^[1-9][0-9]?$")]
 Value = Annotated[int, Field(strict=True, ge=-100, le=100)]
+RespondentName = Literal["patient", "clinician_read_aloud", "clinician", "parent", "partner"]
 
 
 class AssessmentIn(In):
@@ -35,11 +38,12 @@ class AssessmentIn(In):
     )
     difficulty: Level | None = Field(None, description="PHQ-9's unscored question, 0 to 3")
     answered_at: Moment
-    respondent: Literal["patient", "clinician_read_aloud"] = "patient"
+    respondent: RespondentName = "patient"
     mode: Literal["app", "web", "paper", "phone", "in_session"] = "app"
     locale: Locale = "en"
     session_id: UUID | None = None
     follow_up_id: UUID | None = None
+    request_id: UUID | None = Field(None, description="The request that this answer meets")
 
 
 class Notice(Out):
@@ -57,6 +61,7 @@ class AssessmentOut(InChart):
     instrument_version: int
     session_id: UUID | None
     follow_up_id: UUID | None
+    request_id: UUID | None = None
     answered_at: Moment
     respondent: str
     mode: str
@@ -64,7 +69,8 @@ class AssessmentOut(InChart):
     answers: dict[str, int | None]
     difficulty: int | None
     partial_sum: int
-    total: int | None = Field(description="null when too many items, or the risk item, are missing")
+    total: int | None = Field(description="null when too many items, or the risk item, are missing, and for instruments without a sum")
+    scales: dict[str, float] | None = Field(None, description="Means, octants, domains or recoded scales by name")
     band: str | None
     is_case: bool | None
     missing: list[int]
@@ -73,6 +79,7 @@ class AssessmentOut(InChart):
     clock_ahead_seconds: int | None = Field(description="Set when the device's clock was ahead of ours")
     entered_in_error: bool
     error_reason: str | None = None
+    imported: bool | None = None
 
 
 class Submitted(AssessmentOut):
@@ -146,17 +153,18 @@ async def correct_assessment(call: Annotated[Call, needs("assessments:write")], 
 class ChangeOut(Out):
     """The change from the baseline."""
 
-    points: int = Field(description="Baseline minus this total: positive is improvement")
+    points: float = Field(description="Positive is improvement, whichever way the scale runs")
     reliable: Literal["improvement", "deterioration", "none", "not_assessable"]
     response: bool | None = Field(description="A drop of half or more; null where adult thresholds do not apply")
     remission: bool | None
     on_track: bool | None
+    index: float | None = Field(None, description="The change in standard errors of the difference (Jacobson and Truax)")
 
 
 class FollowUpFindingOut(Out):
     """A follow-up against the end of treatment."""
 
-    points: int
+    points: float
     relapse: bool | None
     late_reliable_improvement: bool | None
 
@@ -167,7 +175,11 @@ class Point(Out):
     assessment_id: UUID
     answered_at: Moment
     session_number: int | None
+    session_id: UUID | None
+    follow_up_id: UUID | None
+    score: float | None = Field(description="The total, else the scale that stands for the instrument")
     total: int | None
+    scales: dict[str, float] | None
     band: str | None
     is_case: bool | None
     prorated: bool
@@ -175,18 +187,55 @@ class Point(Out):
     follow_up: FollowUpFindingOut | None
 
 
+class LineBand(Out):
+    """A band of severity, both ends included."""
+
+    code: str
+    low: int
+    high: int
+
+
 class LineOut(Out):
     """One instrument over the course."""
 
     code: str
+    respondent: str
     component: str
-    caseness_from: int
-    reliable_change: int
-    baseline: int | None = Field(description="The first total of the treatment")
-    end_of_treatment: int | None = Field(description="The last total of the treatment so far")
-    latest: int | None = Field(description="The last total known, follow-ups included")
+    lower_is_better: bool
+    range: tuple[float, float] | None = Field(description="The lowest and the highest score that there can be")
+    caseness_from: int | None
+    reliable_change: int | None
+    bands: list[LineBand]
+    baseline: float | None = Field(description="The first score of the treatment")
+    end_of_treatment: float | None = Field(description="The last score of the treatment so far")
+    latest: float | None = Field(description="The last score known, follow-ups included")
     points: list[Point]
-    on_track_rule: str
+    on_track_rule: str | None
+
+
+class PhaseBegun(Out):
+    """A phase and when it began."""
+
+    phase: str
+    begun_at: Moment = Field(alias="from")
+
+
+class MedicationSpan(Out):
+    """A medication on the trajectory."""
+
+    id: UUID
+    kind: str
+    name: str | None = None
+    dose: str | None = None
+    started_on: date | None
+    stopped_on: date | None
+
+
+class Thirds(Out):
+    """Means of the therapist's activity."""
+
+    middle: float
+    last: float
 
 
 class TrajectoryOut(Out):
@@ -195,13 +244,23 @@ class TrajectoryOut(Out):
     episode_id: UUID
     phase: str
     instruments: list[LineOut]
+    phases: list[PhaseBegun]
+    medications: list[MedicationSpan]
     therapist_activity_slope: float | None = Field(description="Theil-Sen, per session, from 5 sessions on; expected to be 0 or less")
+    therapist_activity_trend: Literal["falling", "flat", "rising"] | None
+    therapist_activity_thirds: Thirds | None = Field(description="The middle third of the sessions and the last")
+    supervision_prompt: bool = Field(description="It rises in the ending: a matter for supervision, never a score")
+    near_the_end: str | None
 
 
 @router.get("/trajectory", response_model=TrajectoryOut)
 async def read_episode_trajectory(call: Annotated[Call, needs("assessments:read")], episode_id: UUID) -> Row:
     """Read the scores session by session: change from baseline, bands, caseness, response, remission, on track or not."""
-    found = await read_trajectory(call.visit, episode_id)
+    return shown_trajectory(await read_trajectory(call.visit, episode_id))
+
+
+def shown_trajectory(found: Row) -> Row:
+    """Return a trajectory with plain members instead of the domain's values."""
     for line in found["instruments"]:
         for point in line["points"]:
             point["change"] = _members(point["change"])

@@ -11,7 +11,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.api.shapes import Out
-from app.domain.instruments import instrument, instruments
+from app.domain.instruments import Instrument, instrument, instruments
 from app.domain.problem_area import DISCLAIMER, ruleset
 from app.domain.protocols import protocol, protocols
 from app.domain.techniques import techniques
@@ -42,7 +42,7 @@ router = APIRouter(prefix="/v1", route_class=PublicRoute, tags=["catalogue"])
 
 
 class FigureOut(Out):
-    """A figure and where it comes from: published, seed (the founding description) or own_design."""
+    """A figure and where it comes from: published, seed (the founding description), own_design, or unverified."""
 
     figure: str
     mark: str
@@ -65,6 +65,7 @@ class DueInstrumentOut(Out):
 
     code: str
     due: str
+    respondent: str
 
 
 class ProtocolOut(Out):
@@ -78,22 +79,29 @@ class ProtocolOut(Out):
     age_min: int
     age_max: int
     specialist: bool
-    four_areas: bool
+    four_areas: bool = Field(description="Whether the four problem areas and their classifier belong to it")
+    no_areas_reason: str = Field(description="Why they do not; empty where they do")
     sessions_min: int
     sessions_max: int
     weeks_min: int
     weeks_max: int
     minutes: int
+    minutes_max: int
     extension_weeks_min: int
     initial_sessions_min: int
     initial_sessions_max: int
     middle_sessions_min: int
     termination_weeks: int
-    boundaries: dict[str, tuple[int, int]] = Field(description="Session numbers (first, last) of each phase")
+    pre_sessions: int = Field(description="Individual meetings before the first numbered session")
+    parent_sessions: int
+    group_min: int
+    group_max: int
+    boundaries: dict[str, tuple[int, int]] = Field(description="Session numbers (first, last) of each phase; empty: no fixed phases")
     instruments: list[DueInstrumentOut]
     departures: list[str] = Field(description="Where it departs from the founding description, in words")
     sources: list[FigureOut]
     tasks: list[ProtocolTask]
+    origin: str = "catalogue"
 
 
 class ProtocolList(Out):
@@ -103,11 +111,24 @@ class ProtocolList(Out):
 
 
 class ItemOut(Out):
-    """An item of an instrument."""
+    """An item of an instrument. `text` is null where its licence does not let us ship the wording."""
 
     number: int
-    text: str
+    topic: str
+    text: str | None
     loinc: str | None
+    value_min: int
+    value_max: int
+    answers: list[str] = Field(description="The words of its answers, where they are not the instrument's")
+    scale: str | None = Field(description="The octant, domain or sub-scale that it belongs to")
+
+
+class RiskItemOut(Out):
+    """An item about harm and the level that each answer raises."""
+
+    item: int
+    levels: dict[str, str]
+    missing_is_unknown: bool
 
 
 class BandOut(Out):
@@ -126,22 +147,29 @@ class InstrumentOut(Out):
     name: str
     component: str
     respondents: list[str]
+    wording: str = Field(description="`shipped`, or `bring_your_own`: you hold the licence and show the text; answers come in by item number")
+    licence: str
+    locales: list[str]
+    locale: str | None = Field(description="The language of the wording shown here")
+    method: str = Field(description="sum, domains (highest item of each), mean, or circumplex (means by octant)")
     stem: str
     answers: list[str]
     value_min: int
     value_max: int
-    total_max: int
+    total_max: int | None
     missing_allowed: int
-    caseness: int
-    reliable_change: int
+    lower_is_better: bool
+    caseness: int | None
+    reliable_change: int | None
+    reliable_change_index: float | None
     remission_below: int | None
     screening_cut_teens: int | None
-    risk_item: int | None
+    headline: str | None = Field(description="The scale that stands for an instrument without a sum")
+    risk_items: list[RiskItemOut]
     difficulty: dict[str, Any] | None = Field(description="An unscored question on the difficulty that the problems make")
-    risk_levels: dict[str, str]
     loinc_panel: str | None
     loinc_total: str | None
-    licence: str
+    note: str
     items: list[ItemOut]
     bands: list[BandOut]
     sources: list[FigureOut]
@@ -223,13 +251,23 @@ async def read_protocol(code: str, version: int | None = None) -> dict[str, Any]
 @router.get("/instruments", response_model=InstrumentList)
 async def list_instruments() -> dict[str, Any]:
     """List the instruments."""
-    return {"items": [asdict(i) for i in instruments().values()]}
+    return {"items": [_worded(i, None) for i in instruments().values()]}
 
 
 @router.get("/instruments/{code}", response_model=InstrumentOut)
-async def read_instrument(code: str) -> dict[str, Any]:
-    """Read an instrument."""
-    return asdict(instrument(code))
+async def read_instrument(code: str, locale: str | None = None) -> dict[str, Any]:
+    """Read an instrument, in a language that it has (see `locales`); another one falls back to the first."""
+    return _worded(instrument(code), locale)
+
+
+def _worded(known: Instrument, locale: str | None) -> dict[str, Any]:
+    """Return an instrument with its wording in one language."""
+    plain = asdict(known)
+    translation = known.translations.get(locale or "")
+    if translation is None:
+        return {**plain, "locale": known.locales[0] if known.locales else None}
+    items = [{**item, "text": words} for item, words in zip(plain["items"], translation["items"], strict=True)]
+    return {**plain, "locale": locale, "stem": translation["stem"], "answers": translation["answers"], "items": items}
 
 
 @router.get("/techniques", response_model=TechniqueList)

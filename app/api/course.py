@@ -23,7 +23,7 @@ class FormulationIn(In):
     """The link of symptoms and problem area, in words that the patient hears."""
 
     text: Prose
-    areas: Annotated[list[Area], Field(min_length=1, max_length=2)]
+    areas: Annotated[list[Area], Field(max_length=2, description="One or two; none in a protocol without the four areas")]
     told_on: Day | None = Field(None, description="When it was told to the patient")
     patient_agreed: Flag = False
 
@@ -49,6 +49,13 @@ async def write_formulation(call: Annotated[Call, needs("classification:write")]
     return call.made(await put_formulation(call.visit, episode_id, formulation_in.members()))
 
 
+class TaperStep(In):
+    """A step of a tapering: so many sessions at this frequency."""
+
+    sessions: Count
+    frequency: Literal["weekly", "fortnightly", "monthly"]
+
+
 class ContractIn(In):
     """What is agreed about the course. IPT is limited in time, and the patient knows it from the start."""
 
@@ -61,6 +68,7 @@ class ContractIn(In):
     patient_agreed: Flag = False
     reason: Prose | None = Field(None, description="Needed for an amendment")
     severity: Literal["mild", "moderate", "severe"] | None = Field(None, description="How severe the state is that an amendment answers")
+    taper: Annotated[list[TaperStep], Field(max_length=6)] = Field([], description="The last sessions, rarer from step to step")
 
 
 class ContractOut(InChart):
@@ -75,6 +83,7 @@ class ContractOut(InChart):
     patient_agreed: bool
     reason: str | None = None
     severity: str | None
+    taper: list[TaperStep] | None = None
 
 
 @router.get("/contract", response_model=ContractOut)
@@ -132,6 +141,7 @@ class PhaseOut(Out):
     episode_id: UUID
     phase: Phase
     status: Status
+    risk_hold: bool = Field(description="Automatic reminders are silent; care goes on")
     sessions_held: int
     sessions_left: int | None
     ends_on: date | None
@@ -139,8 +149,8 @@ class PhaseOut(Out):
     tasks: list[TaskOut]
     transitions: list[TransitionOption]
     flags: list[str] = Field(description="What a clinician should see; nothing is refused for it")
-    proposal: str | None = Field(
-        description="`start_termination` when the middle sessions are used up, `amend_contract` when it is overrun; never applied by itself"
+    proposals: list[str] = Field(
+        description="start_termination, tell_the_end_date, amend_contract, make_up_lost_sessions: computed, never applied by themselves"
     )
 
 

@@ -36,6 +36,7 @@ class WarningSign(In):
     sign: Line
     type: SignType
     noticed_by: Label | None = None
+    threshold: Line | None = Field(None, description="From when on it counts: how often, how long, how strong")
     first_step: Prose
     contact: Line | None = None
 

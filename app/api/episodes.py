@@ -66,7 +66,7 @@ class EpisodeIn(_Particulars):
     id: NewId = None
     patient_id: UUID
     protocol: Code = Field(examples=["IPT-16"], description="Code from /v1/protocols; its newest version is pinned")
-    format: Literal["individual", "group", "couple"] = "individual"
+    format: Literal["individual", "group", "couple"] | None = Field(None, description="The protocol's, when left out")
     referred_on: Day
     lead_clinician_id: UUID
     cover_clinician_id: UUID | None = Field(None, description="Who stands in for the lead; needed to leave screening")
@@ -96,6 +96,10 @@ class EpisodeOut(Kept):
     contraindications: list[str] | None
     risk_screened: bool
     ended_at: Moment | None
+    risk_hold: bool | None = Field(None, description="Automatic reminders are silent; care goes on")
+    continues_episode_id: UUID | None = Field(None, description="The course that this one follows")
+    continues_as: Literal["continuation", "maintenance"] | None = None
+    imported: bool | None = None
 
 
 class EpisodePage(Out):

@@ -5,21 +5,23 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import Field
+from pydantic import Field, PlainSerializer
 
 from app.actions.classification import choose_focus, get_classification, get_focus, put_indicators, run_classifier, work_on_area
 from app.actions.course import get_singleton
 from app.actions.records import get_in_chart
 from app.actions.visit import open_chart
-from app.api.inventory import Area
+from app.api.inventory import Area, Pattern
 from app.api.request import Call, Route, needs
-from app.api.shapes import Code, Day, Flag, In, InChart, MaybeProse, Moment, Out, Prose, Rating
+from app.api.shapes import Code, Day, Flag, In, InChart, Label, MaybeProse, Moment, Out, Prose, Rating
 from app.domain.focus import FocusChoice
+from app.domain.focus_work import plan_for_stage
 from app.store.database import Row
 from app.store.tables.work import focus_area, indicator_set
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["classification"])
 
+IsoDay = Annotated[Day, PlainSerializer(lambda d: d.isoformat(), return_type=str)]  # kept as JSON in a sealed blob
 AnswerValue = Literal["absent", "possible", "present", "unknown", "not_applicable"]
 
 
@@ -150,6 +152,94 @@ class StrategyDone(In):
     done_on: Day | None = None
 
 
+Lines = Annotated[list[Prose], Field(max_length=30)]
+
+
+class GriefWork(In):
+    """Grief: the relationship reconstructed, the death itself, feelings, and new involvement."""
+
+    relationship_good: Prose | None = None
+    relationship_difficult: Prose | None = None
+    before_the_death: Prose | None = None
+    at_the_death: Prose | None = None
+    after_the_death: Prose | None = None
+    feelings: Lines = []
+    re_engagement: Lines = []
+
+
+class DisputeOption(In):
+    """A way to deal with the dispute."""
+
+    option: Prose
+    pros: Lines = []
+    cons: Lines = []
+
+
+class DisputeWork(In):
+    """Role dispute: issues, expectations on both sides, options, parallels, what keeps it going, the plan."""
+
+    issues: Lines = []
+    patient_expects: Prose | None = None
+    other_expects: Prose | None = None
+    differences_in_values: Prose | None = None
+    options: Annotated[list[DisputeOption], Field(max_length=12)] = []
+    resources: Lines = []
+    parallels: Lines = []
+    kept_going_by: Prose | None = None
+    plan: Prose | None = None
+
+
+class OldRole(In):
+    """The role that was."""
+
+    good: Lines = []
+    bad: Lines = []
+    people: Lines = []
+    identity: Prose | None = None
+
+
+class NewRole(In):
+    """The role that is, or is to come."""
+
+    demands: Lines = []
+    feared: Lines = []
+    opportunities: Lines = []
+    skills_needed: Lines = []
+
+
+class TransitionWork(In):
+    """Role transition: the old role and the new, what is lost and gained, supports."""
+
+    trigger: Prose | None = None
+    wanted: Flag | None = None
+    sudden: Flag | None = None
+    old_role: OldRole | None = None
+    new_role: NewRole | None = None
+    losses: Lines = []
+    gains: Lines = []
+    supports_lost: Lines = []
+    supports_new: Lines = []
+
+
+class NewContact(In):
+    """A new contact that the patient tries."""
+
+    who: Label
+    step: Prose
+    tried_on: IsoDay | None = None
+    how_it_went: Prose | None = None
+
+
+class DeficitsWork(In):
+    """Interpersonal deficits: past relationships, patterns, the relationship with the therapist, new contacts."""
+
+    past_relationships: Lines = []
+    patterns: Annotated[list[Pattern], Field(max_length=10)] = []
+    pattern_notes: Prose | None = None
+    therapist_relationship: Prose | None = None
+    new_contacts: Annotated[list[NewContact], Field(max_length=30)] = []
+
+
 class FocusAreaOut(InChart):
     """The record of the work in one focus area."""
 
@@ -163,6 +253,11 @@ class FocusAreaOut(InChart):
     patient_progress: int | None
     clinician_progress: int | None
     work: str | None = None
+    grief: GriefWork | None = None
+    dispute: DisputeWork | None = None
+    transition: TransitionWork | None = None
+    deficits: DeficitsWork | None = None
+    plan_for_stage: str | None = Field(None, description="Dispute: the published plan for its stage")
 
 
 class FocusOut(InChart):
@@ -185,7 +280,7 @@ async def read_focus(call: Annotated[Call, needs("classification:read")], episod
     """Read the decision on the focus."""
     row, areas = await get_focus(call.visit, episode_id)
     call.saw(areas, "focus_area")
-    return call.stored({**row, "focus_areas": areas}, with_more=True)
+    return call.stored({**row, "focus_areas": [_planned(a) for a in areas]}, with_more=True)
 
 
 @router.put("/focus", response_model=FocusOut)
@@ -195,7 +290,7 @@ async def decide_focus(call: Annotated[Call, needs("classification:write")], epi
     decided_at = values.pop("decided_at")
     call.made(await choose_focus(call.visit, episode_id, FocusChoice(**values), decided_at))
     row, areas = await get_focus(call.visit, episode_id)
-    return call.stored({**row, "focus_areas": areas}, with_more=True)
+    return call.stored({**row, "focus_areas": [_planned(a) for a in areas]}, with_more=True)
 
 
 class FocusAreaPatch(In):
@@ -208,13 +303,22 @@ class FocusAreaPatch(In):
     patient_progress: Rating | None = None
     clinician_progress: Rating | None = None
     work: Prose | None = None
+    grief: GriefWork | None = None
+    dispute: DisputeWork | None = None
+    transition: TransitionWork | None = None
+    deficits: DeficitsWork | None = None
 
 
 @router.get("/focus-areas/{focus_area_id}", response_model=FocusAreaOut)
 async def read_focus_area(call: Annotated[Call, needs("classification:read")], episode_id: UUID, focus_area_id: UUID) -> Row:
     """Read the work in one focus area."""
     chart = await open_chart(call.visit, episode_id)
-    return call.stored(await get_in_chart(call.visit, focus_area, chart, focus_area_id))
+    return _planned(call.stored(await get_in_chart(call.visit, focus_area, chart, focus_area_id)))
+
+
+def _planned(area: Row) -> Row:
+    """Add the published plan for the stage of a dispute."""
+    return {**area, "plan_for_stage": plan_for_stage(area["area"], area["sub_state"])}
 
 
 @router.patch("/focus-areas/{focus_area_id}", response_model=FocusAreaOut)
@@ -225,7 +329,7 @@ async def update_focus_area(
     values = patch.sent()
     for done in values.get("strategies", []):
         done["done_on"] = _iso(done.get("done_on"))
-    return call.stored(await work_on_area(call.visit, episode_id, focus_area_id, values))
+    return _planned(call.stored(await work_on_area(call.visit, episode_id, focus_area_id, values)))
 
 
 def _iso(day: date | None) -> str | None:

@@ -7,12 +7,13 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from app.actions.inventory import add_to_chart, amend_in_chart, delete_in_chart, read_inventory
+from app.actions.inventory import add_to_chart, amend_in_chart, delete_in_chart, lift_safety_mark, read_inventory
 from app.actions.records import get_in_chart, reveal
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
-from app.api.shapes import Day, Flag, In, InChart, Label, Level, NewId, Out, Precision, Prose, Ring
+from app.api.shapes import Day, Flag, In, InChart, Label, Level, Moment, NewId, Out, Precision, Prose, Ring, Whole
+from app.domain.inventory import reciprocity
 from app.store.database import Row
 from app.store.tables.inventory import life_event, relationship
 from app.store.work import page_chart
@@ -43,6 +44,8 @@ EventType = Literal[
 Area = Literal["grief", "role_dispute", "role_transition", "interpersonal_deficits"]
 Linked = Literal["none", "possible", "clear"]
 RING = "1 (innermost) to 4"
+Angle = Annotated[Whole, Field(ge=0, le=359)]
+Percent = Annotated[Whole, Field(ge=0, le=100)]
 
 
 class _Relationship(In):
@@ -62,7 +65,17 @@ class _Relationship(In):
     unsatisfying: Prose | None = None
     change_wanted: Prose | None = None
     change_wanted_in: Literal["self", "other", "both"] | None = None
-    recent_change: Prose | None = Field(None, description="What changed lately, when, and whether it was wanted")
+    recent_change: Prose | None = Field(None, description="What changed lately")
+    recent_change_on: Day | None = None
+    recent_change_wanted: Flag | None = None
+    circle_angle: Angle | None = Field(None, description="Where it was drawn by hand in the circles: degrees, clockwise from the top")
+    circle_radius_percent: Percent | None = Field(None, description="How far out within its ring")
+    lives_with: Flag | None = Field(None, description="Adolescents: lives with the patient")
+    legal_guardian: Flag | None = None
+    school_contact: Flag | None = None
+    peer_group: Flag | None = None
+    online_only: Flag | None = None
+    parent_informed: Flag | None = Field(None, description="Agreed with the young person that this person is informed")
     support_received_emotional: Level | None = None
     support_received_practical: Level | None = None
     support_given_emotional: Level | None = None
@@ -79,6 +92,7 @@ class _Relationship(In):
     )
     death_date: Day | None = None
     death_date_precision: Precision | None = None
+    death_cause: Prose | None = None
     death_circumstances: Prose | None = None
     relationship_quality: Prose | None = None
     mourning_signs: Annotated[list[MourningSign], Field(max_length=18)] = []
@@ -101,6 +115,10 @@ class RelationshipOut(InChart, _Relationship):
     """A relationship of the inventory."""
 
     model_config = {"extra": "ignore"}
+    reciprocity: int | None = Field(None, description="Support received minus given, -6 to 6; null where neither was rated")
+    safety_lift_asked_at: Moment | None = Field(None, description="Lifting the safety mark waits for a second clinician")
+    safety_lift_reason: str | None = None
+    safety_sign_off: str | None = None
 
 
 class RelationshipPage(Out):
@@ -179,7 +197,7 @@ async def read_whole_inventory(call: Annotated[Call, needs("inventory:read")], e
     people, events, found, share, questions = await read_inventory(call.visit, episode_id)
     return {
         "episode_id": episode_id,
-        "relationships": people,
+        "relationships": [{**p, "reciprocity": reciprocity(p)} for p in people],
         "life_events": events,
         "measures": {name: getattr(found, name) for name in Measures.model_fields},
         "completeness": share,
@@ -240,6 +258,20 @@ async def delete_relationship(call: Annotated[Call, needs("inventory:write")], e
     """Take a relationship out of the inventory; its history stays."""
     await delete_in_chart(call.visit, relationship, episode_id, relationship_id)
     return Response(status_code=204)
+
+
+class SafetyLiftIn(In):
+    """Why a safety mark may be lifted."""
+
+    reason: Prose
+
+
+@router.post("/relationships/{relationship_id}/safety-lift", status_code=201, response_model=RelationshipOut)
+async def lift_relationship_safety(
+    call: Annotated[Call, needs("inventory:write")], episode_id: UUID, relationship_id: UUID, safety_lift_in: SafetyLiftIn
+) -> Row:
+    """Ask, as the lead clinician, to lift a safety mark; a second clinician of the care team signs off with the same request, and it is lifted."""
+    return call.made(await lift_safety_mark(call.visit, episode_id, relationship_id, safety_lift_in.reason))
 
 
 @router.post("/life-events", status_code=201, response_model=LifeEventOut)

@@ -54,6 +54,7 @@ class PatientOut(Kept):
     sex: Sex
     locale: str
     time_zone: str
+    merged_into: UUID | None = Field(None, description="The registration that this one was found to be a duplicate of")
 
 
 class PatientPage(Out):

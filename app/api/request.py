@@ -65,6 +65,10 @@ SCOPES = {
     "audit:read": "read the audit trail",
     "clients:write": "manage clients",
     "token:exchange": "obtain tokens that act for a clinician",
+    "inventory:names": "see the labels of people in the picture of circles",
+    "settings:read": "read the partner's settings and own protocols",
+    "settings:write": "change the partner's settings, register own protocols",
+    "exports:read": "take out the whole caseload",
 }
 
 oauth2 = OAuth2(
@@ -100,6 +104,7 @@ class Call:
     headers: dict[str, str] = field(default_factory=dict)
     status: int | None = None
     with_more: bool = False
+    of_this_moment: bool = False
 
     def stored(self, row: Row, *, with_more: bool = False) -> Row:
         """Give the answer the ETag of a stored row, and return the row.
@@ -248,6 +253,9 @@ class _Flow:
         if call.with_more:
             response.headers["ETag"] = f'{response.headers["etag"][:-1]}-{digest[:12]}"'
         if request.method != "GET":
+            return
+        if call.of_this_moment:
+            response.headers["Cache-Control"] = "no-store"
             return
         if "etag" not in response.headers:
             response.headers["ETag"] = f'"{digest[:32]}"'

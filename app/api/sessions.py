@@ -1,18 +1,19 @@
 """Sessions of a course."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from app.actions.contacts import amend_session, record_session
+from app.actions.contacts import amend_session, record_session, reschedule_session
 from app.actions.records import get_in_chart, reveal
 from app.actions.visit import open_chart
 from app.api.inventory import Area
 from app.api.pages import Cursor, Limit
+from app.api.people import TimeZone
 from app.api.request import Call, Route, needs
-from app.api.shapes import Code, Flag, In, InChart, Level, Minutes, Moment, NewId, Out, Prose, Rating, Reference
+from app.api.shapes import Code, Flag, In, InChart, Level, Line, Minutes, Moment, NewId, Out, Prose, Rating, Reference
 from app.store.database import Row
 from app.store.tables.work import session
 from app.store.work import page_chart, page_sessions
@@ -31,6 +32,12 @@ Attendance = Literal[
     "cancelled_by_patient",
     "cancelled_by_provider",
 ]
+
+
+Affect = Literal[
+    "sadness", "grief", "anger", "guilt", "shame", "fear", "loneliness", "numbness", "relief", "hope", "joy", "pride",
+]  # fmt: skip
+SessionKind = Literal["course", "assessment", "pre_group", "parent", "booster", "crisis"]
 
 
 class TechniqueUsed(In):
@@ -54,6 +61,14 @@ class _Session(In):
     therapist_activity: Rating | None = Field(None, description="0 following to 10 leading; expected to fall over the course")
     patient_initiative: Rating | None = None
     risk_asked: Flag = False
+    affects: Annotated[list[Affect], Field(max_length=12)] = []
+    affect_intensity: Level | None = Field(None, description="0 none to 3 strong")
+    kind: SessionKind = Field("course", description="Only sessions of the course are numbered and count against the contract")
+    time_zone: TimeZone | None = Field(None, description="Where it was held or is planned; the patient's, when left out")
+    patient_place: Line | None = Field(None, description="Where the patient is, for help in an emergency; sealed")
+    modality_consent: Flag | None = Field(None, description="The patient agreed to video, telephone or text")
+    emergency_contact_confirmed: Flag | None = None
+    focus_found_hard: Flag | None = Field(None, description="The patient finds the focus of IPT hard to take to")
     summary: Prose | None = Field(None, description="A short sealed summary; the psychotherapy note is apart")
 
 
@@ -92,12 +107,25 @@ class SessionOut(InChart):
     therapist_activity: int | None
     patient_initiative: int | None
     risk_asked: bool
+    affects: list[Affect] | None = None
+    affect_intensity: int | None = None
+    kind: SessionKind | None = None
+    time_zone: str | None = None
+    patient_place: str | None = None
+    modality_consent: bool | None = None
+    emergency_contact_confirmed: bool | None = None
+    focus_found_hard: bool | None = None
+    reschedules: list[dict[str, Any]] | None = Field(None, description="Each move: from, to, by, attendance before it, at")
+    reschedule_reason: str | None = None
+    group_session_id: UUID | None = None
+    imported: bool | None = None
     summary: str | None = None
     entered_in_error: bool
     error_reason: str | None = None
     flags: list[str] = Field(
         description="What is unusual and recorded all the same: before_episode, after_agreed_end, minutes_missing, more_than_two_areas, "
-        "strategy_outside_focus, joint_session_with_safety_mark, dispute_strategy_beside_safety_mark"
+        "strategy_outside_focus, joint_session_with_safety_mark, dispute_strategy_beside_safety_mark, orientation_to_ipt_needed, "
+        "focus_still_found_hard, emergency_contact_not_confirmed"
     )
 
 
@@ -146,6 +174,21 @@ async def read_session(call: Annotated[Call, needs("sessions:read")], episode_id
 async def update_session(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, session_id: UUID, patch: SessionPatch) -> Row:
     """Hold, miss, cancel, move or complete a session; a wrong record is marked as entered in error, never removed."""
     return call.stored(await amend_session(call.visit, episode_id, session_id, patch.sent()))
+
+
+class RescheduleIn(In):
+    """Another time for a session that was not held."""
+
+    starts_at: Moment
+    by: Literal["patient", "provider"]
+    reason: Prose | None = None
+    time_zone: TimeZone | None = None
+
+
+@router.post("/sessions/{session_id}/reschedule", response_model=SessionOut)
+async def move_session(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, session_id: UUID, reschedule_in: RescheduleIn) -> Row:
+    """Move a session to another time. It keeps its id; each move is kept with how the session had gone, by whom and why."""
+    return call.stored(await reschedule_session(call.visit, episode_id, session_id, reschedule_in.members()))
 
 
 class SessionSummary(Out):

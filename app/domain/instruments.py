@@ -140,7 +140,7 @@ _MEMBERS = {f for f in Instrument.__dataclass_fields__ if f not in {"items", "ba
 
 def _instrument(row: Mapping[str, Any]) -> Instrument:
     plain = {**DEFAULTS, **row}
-    own = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items() if k in _MEMBERS}
+    own: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in plain.items() if k in _MEMBERS}
     return Instrument(
         **own,
         items=tuple(_items(plain)),

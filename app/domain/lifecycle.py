@@ -7,7 +7,7 @@ reminders only, never care. A course becomes active and completed by its phases,
 from dataclasses import dataclass
 from datetime import date
 
-from app.domain.errors import Conflict, Fault
+from app.domain.errors import Conflict, Fault, Invalid
 from app.domain.phase import ReasonMissing
 from app.domain.risk import ClinicianOnly
 
@@ -22,6 +22,10 @@ class CommandUnfit(Conflict):
 
 class RecordOpen(Conflict):
     """The record cannot be closed while something in it is still open."""
+
+
+class PlacingImpossible(Invalid):
+    """An imported course cannot stand there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,3 +85,16 @@ def check_order(occurred_on: date, referred_on: date) -> None:
     """Raise CommandUnfit for a change of status before the referral."""
     if occurred_on < referred_on:
         raise CommandUnfit("It would lie before the referral.")
+
+
+def check_placing(phase: str, status: str, *, ended: bool) -> None:
+    """Raise PlacingImpossible for a phase and a status that an imported course cannot have together."""
+    faults = []
+    if status == "referred" and phase != "screening":
+        faults.append(Fault("/placed/status", "a course that is referred is in screening"))
+    if (status == "completed") != (phase == "follow_up") and status not in {"closed", "ended_early"}:
+        faults.append(Fault("/placed/phase", "follow_up is the phase of a completed course"))
+    if ended != (status in ENDED):
+        faults.append(Fault("/placed/ended_at", "is given exactly when the course has ended"))
+    if faults:
+        raise PlacingImpossible(faults=faults)

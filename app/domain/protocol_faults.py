@@ -86,7 +86,7 @@ def _is_text(value: object) -> bool:
 
 
 def _items(plain: Mapping[str, Any]) -> Iterator[Fault]:
-    shapes = {
+    shapes: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         "instruments": ({"code": None, "due": DUE}, {"respondent": RESPONDENTS}),
         "sources": ({"figure": None, "mark": MARKS, "source": None}, {}),
         "extra_tasks": ({"code": None, "phase": PHASES, "title": None, "source": None}, {"gate": None}),

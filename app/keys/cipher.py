@@ -84,6 +84,10 @@ class KeyRing:
             raise KeyMissing
         return _opened(self._keys[version], STATE, blob[2:], f"{place}|{version}")
 
+    def own_key(self, partner_id: UUID) -> "PatientKey":
+        """Return the key for what belongs to a partner and to no single patient (a group's process note)."""
+        return PatientKey(partner_id, self.derived(f"partner data|{partner_id}"))
+
     def derived(self, purpose: str) -> bytes:
         """Return a key for one purpose (cursors, request hashes), the same in every process with the same key file."""
         return hmac.digest(self._keys[min(self._keys)], b"ipt/derive/v1|" + purpose.encode(), hashlib.sha256)

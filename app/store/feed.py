@@ -4,13 +4,14 @@ A counter taken at the end of the transaction loses nothing under concurrent wri
 lock on the partner's clock row lives only until COMMIT. A rollback leaves no gap.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.store.database import Connection
+from app.store.database import Connection, Row
 from app.store.tables.record import change, change_clock
 
 
@@ -83,3 +84,31 @@ async def stamp(connection: Connection, journal: Journal, now: datetime, *, acto
         for n, told in enumerate(journal.changes)
     ]
     await connection.run(sa.insert(change).values(rows))
+
+
+async def page_changes(
+    connection: Connection, entity: str, episode_id: UUID, entity_id: UUID | None, after: Sequence[int] | None, limit: int
+) -> list[Row]:
+    """Return a page of the changes of one row of an episode, or of all its rows of one kind, oldest first; one too many says that there are more."""
+    query = sa.select(change).where(change.c.partner_id == connection.partner_id, change.c.episode_id == episode_id, change.c.entity == entity)
+    if entity_id is not None:
+        query = query.where(change.c.entity_id == entity_id)
+    if after is not None:
+        query = query.where(change.c.seq > after[0])
+    return await connection.rows(query.order_by(change.c.seq).limit(limit + 1))
+
+
+async def states_at(connection: Connection, entities: Sequence[str], episode_id: UUID, moment: datetime) -> list[Row]:
+    """Return the newest change, up to a moment, of each row of some kinds of an episode."""
+    query = (
+        sa.select(change)
+        .distinct(change.c.entity, change.c.entity_id)
+        .where(
+            change.c.partner_id == connection.partner_id,
+            change.c.episode_id == episode_id,
+            change.c.entity.in_(entities),
+            change.c.at <= moment,
+        )
+        .order_by(change.c.entity, change.c.entity_id, change.c.seq.desc())
+    )
+    return await connection.rows(query)

@@ -106,6 +106,19 @@ async def page_clinicians(connection: Connection, filters: Mapping[str, Any], af
     return await page(connection, query, [clinician.c.id], after, limit)
 
 
+async def tied_to(connection: Connection, clinician_id: UUID, episode_ids: Sequence[UUID] | None) -> list[Row]:
+    """Return a clinician's ties to open courses, locked: of those named, or of all."""
+    t, e = care_team, episode
+    query = (
+        sa.select(t)
+        .join(e, (e.c.partner_id == t.c.partner_id) & (e.c.id == t.c.episode_id))
+        .where(own(connection, t), t.c.clinician_id == clinician_id, e.c.status != "closed")
+        .order_by(t.c.episode_id)
+    )
+    query = query if episode_ids is None else query.where(t.c.episode_id.in_(episode_ids))
+    return await connection.rows(query.with_for_update(of=e, key_share=True))
+
+
 async def care_roles(connection: Connection, episode_id: UUID) -> dict[UUID, str]:
     """Return the care team: role by clinician."""
     rows = await connection.rows(

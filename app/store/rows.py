@@ -23,7 +23,8 @@ async def insert_row(connection: Connection, table: sa.Table, values: Mapping[st
 
 async def update_row(connection: Connection, table: sa.Table, row_id: UUID, version: int, values: Mapping[str, Any]) -> bool:
     """Update the row if it is still at `version`; False otherwise."""
-    where = (own(connection, table), table.c.id == row_id, table.c.version == version)
+    where = [own(connection, table), table.c.version == version]
+    where += [table.c.id == row_id] if "id" in table.c else []  # the partner's settings are one row
     return await connection.run(sa.update(table).where(*where).values(**values)) == 1
 
 

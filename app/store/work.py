@@ -1,7 +1,7 @@
 """What the gates, the trajectory and the timeline ask of an episode's rows."""
 
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
@@ -132,6 +132,19 @@ async def latest_classification(connection: Connection, episode_id: UUID) -> Row
     """Return the newest run of the classifier, or None."""
     query = sa.select(classification).where(own(connection, classification), classification.c.episode_id == episode_id)
     return await connection.first(query.order_by(classification.c.created_at.desc(), classification.c.id.desc()).limit(1))
+
+
+async def decisions_with_runs(connection: Connection, start: date | None, end: date | None) -> list[Row]:
+    """Return every standing decision on a focus, with the result of the run that it had before it; by the day of the decision (UTC)."""
+    f, c = focus, classification
+    query = (
+        sa.select(f.c.primary_area, f.c.secondary_area, f.c.decided_at, c.c.result)
+        .outerjoin(c, (c.c.partner_id == f.c.partner_id) & (c.c.id == f.c.classification_id))
+        .where(own(connection, f))
+    )
+    day = sa.cast(f.c.decided_at, sa.Date)
+    query = query.where(day >= start) if start else query
+    return await connection.rows((query.where(day <= end) if end else query).order_by(f.c.decided_at))
 
 
 async def page_chart(

@@ -16,7 +16,7 @@ branch_labels = None
 depends_on = None
 
 TABLES = ["therapy_group", "group_member", "group_session", "couple"]
-APPEND_ONLY = []
+APPEND_ONLY: list[str] = []
 
 
 def upgrade() -> None:

@@ -16,7 +16,7 @@ branch_labels = None
 depends_on = None
 
 TABLES = ["partner_protocol", "import_job"]
-APPEND_ONLY = ["partner_protocol", "import_job"]
+APPEND_ONLY: list[str] = ["partner_protocol", "import_job"]
 
 
 def upgrade() -> None:

@@ -26,7 +26,7 @@ TABLES = [
     "indicator_proposal",
     "status_change",
 ]
-APPEND_ONLY = ["addendum", "status_change"]
+APPEND_ONLY: list[str] = ["addendum", "status_change"]
 
 
 def upgrade() -> None:

@@ -1,0 +1,79 @@
+"""History from the change feed: every version of a resource, and what changed in the inventory between two moments."""
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.actions.visit import Chart, Visit, open_chart, public
+from app.domain import history
+from app.domain.errors import Fault, Invalid, NotFound
+from app.domain.inventory import Measures, measures
+from app.keys.cipher import place_of
+from app.store.database import Row
+from app.store.feed import page_changes, states_at
+
+INVENTORY = ("relationship", "life_event")
+
+
+async def read_history(visit: Visit, table: sa.Table, episode_id: UUID, row_id: UUID | None, after: Sequence[int] | None, limit: int) -> list[Row]:
+    """Return a page of the versions of a resource of a chart (of all its rows of a table without an id), oldest first. Raises NotFound."""
+    chart = await open_chart(visit, episode_id)
+    rows = await page_changes(visit.connection, table.name, chart.episode_id, row_id, after, limit)
+    if not rows and after is None:
+        raise NotFound
+    visit.trace.resources += [f"{table.name}/{i}" for i in dict.fromkeys(r["entity_id"] for r in rows)]
+    return [_version(visit, chart, r) for r in rows]
+
+
+def _version(visit: Visit, chart: Chart, row: Row) -> Row:
+    return {
+        "seq": row["seq"],
+        "at": row["at"],
+        "op": row["op"],
+        "actor": row["actor"],
+        "version": row["version"],
+        "id": row["entity_id"],
+        "state": _opened(visit, chart, row),
+    }
+
+
+def _opened(visit: Visit, chart: Chart, row: Row) -> dict[str, Any]:
+    place = place_of(visit.caller.partner_id, f"change:{row['entity']}", row["entity_id"], row["version"])
+    return public(chart.key.open(row["state"], place))
+
+
+async def inventory_at(visit: Visit, chart: Chart, moment: datetime) -> dict[str, dict[str, Row]]:
+    """Return the inventory as it stood at a moment: by table, then by id; what was deleted by then is left out."""
+    found: dict[str, dict[str, Row]] = {name: {} for name in INVENTORY}
+    for row in await states_at(visit.connection, INVENTORY, chart.episode_id, moment):
+        if row["op"] != "delete":
+            found[row["entity"]][str(row["entity_id"])] = _opened(visit, chart, row)
+    return found
+
+
+async def compare_inventory(visit: Visit, episode_id: UUID, start: datetime, end: datetime | None) -> dict[str, Any]:
+    """Return what changed in the inventory from one moment to another (now, when left out): people, events, moves between rings."""
+    chart = await open_chart(visit, episode_id)
+    until = end or visit.now
+    if until < start:
+        raise Invalid(faults=[Fault("/to", "lies before the start")])
+    before, after = await inventory_at(visit, chart, start), await inventory_at(visit, chart, until)
+    visit.trace.resources += [f"relationship/{i}" for i in {*before["relationship"], *after["relationship"]}]
+    return {
+        "episode_id": episode_id,
+        "from": start,
+        "to": until,
+        "relationships": history.compare(before["relationship"], after["relationship"]),
+        "life_events": history.compare(before["life_event"], after["life_event"]),
+        "moves": history.moves(before["relationship"], after["relationship"]),
+        "measures_before": measures_of(before),
+        "measures_after": measures_of(after),
+    }
+
+
+def measures_of(inventory: dict[str, dict[str, Row]]) -> Measures:
+    """Return the derived measures of an inventory as it stood."""
+    return measures(list(inventory["relationship"].values()))
