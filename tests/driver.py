@@ -11,6 +11,31 @@ PHQ9 = {str(n): 1 for n in range(1, 9)} | {"9": 0}
 GAD7 = {str(n): 1 for n in range(1, 8)}
 
 
+OWN_PROTOCOL = {
+    "code": "ACME-IPT-10",
+    "name": "Ten sessions at Acme",
+    "format": "individual",
+    "population": "Adults with depression",
+    "age_min": 18,
+    "age_max": 120,
+    "specialist": True,
+    "four_areas": True,
+    "sessions_min": 10,
+    "sessions_max": 10,
+    "weeks_min": 10,
+    "weeks_max": 12,
+    "minutes": 50,
+    "initial_sessions_min": 2,
+    "initial_sessions_max": 2,
+    "middle_sessions_min": 6,
+    "termination_weeks": 2,
+    "boundaries": {"initial": [1, 2], "middle": [3, 8], "termination": [9, 10]},
+    "instruments": [{"code": "PHQ-9", "due": "every_session"}],
+    "sources": [{"figure": "ten sessions", "mark": "own_design", "source": "Acme's clinical lead"}],
+    "extra_tasks": [{"code": "leaflet_given", "phase": "initial", "title": "Leaflet given", "source": "Acme", "gate": True}],
+}
+
+
 def answers_by_number(values):
     """Number a full row of answers from 1."""
     return dict(enumerate(values, start=1))
@@ -93,6 +118,41 @@ class Partner:
         }
         made = self.post("/v1/episodes", body | fields)
         return Episode(self, made, lead["id"], cover["id"])
+
+    def add_group(self, **fields):
+        lead = self.add_clinician()
+        return self.post("/v1/groups", {"protocol": "IPT-G-WHO", "lead_clinician_id": lead["id"], **fields})
+
+    def add_group_member(self, group, **fields):
+        episode = self.add_episode(protocol=group["protocol_code"], **fields)
+        return self.post(f"/v1/groups/{group['id']}/members", {"episode_id": episode.id}), episode
+
+    def add_couple(self):
+        sides = {}
+        for side, word in (("first", "wife"), ("second", "husband")):
+            episode = self.add_episode(protocol="IPT-CM")
+            person = episode.add_relationship(label=word, closeness_now=1 if side == "first" else 3, conflict_level=2)
+            sides[side] = {"episode_id": episode.id, "relationship_id": person["id"]}
+        return self.post("/v1/couples", sides)
+
+    def import_row(self, **fields):
+        """Return one chart to import: a course in its middle phase."""
+        lead = self.add_clinician()
+        return {
+            "patient": {"birth_year": 1970},
+            "consents": [{"purpose": "treatment", "given": True, "wording": "v1", "decided_at": now(days=90)}],
+            "episode": {
+                "protocol": "IPT-12",
+                "referred_on": day(days=100),
+                "age_at_referral": 50,
+                "lead_clinician_id": lead["id"],
+                "placed": {"phase": "middle", "status": "active", "since": now(days=30)},
+            },
+            "relationships": [{"label": "sister", "relation_type": "sibling"}],
+            "sessions": [{"starts_at": now(days=60), "status": "held", "minutes": 50}],
+            "assessments": [{"instrument": "PHQ-9", "answers": PHQ9, "answered_at": now(days=60)}],
+            **fields,
+        }
 
 
 class Episode:
