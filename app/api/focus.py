@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from fastapi import APIRouter
-from pydantic import Field, PlainSerializer
+from pydantic import Field
 
 from app.actions.classification import choose_focus, get_classification, get_focus, put_indicators, run_classifier, work_on_area
 from app.actions.course import get_singleton
@@ -21,7 +21,6 @@ from app.store.tables.work import focus_area, indicator_set
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["classification"])
 
-IsoDay = Annotated[Day, PlainSerializer(lambda d: d.isoformat(), return_type=str)]  # kept as JSON in a sealed blob
 AnswerValue = Literal["absent", "possible", "present", "unknown", "not_applicable"]
 
 
@@ -226,7 +225,7 @@ class NewContact(In):
 
     who: Label
     step: Prose
-    tried_on: IsoDay | None = None
+    tried_on: Day | None = None
     how_it_went: Prose | None = None
 
 

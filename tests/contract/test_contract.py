@@ -80,7 +80,10 @@ def python_client(tmp_path_factory):
     """The client that openapi-python-client makes, imported."""
     folder = tmp_path_factory.mktemp("client")
     config = folder / "config.yml"
-    config.write_text("project_name_override: ipt\npackage_name_override: ipt_client\npost_hooks: []\n")
+    config.write_text(
+        "project_name_override: ipt\npackage_name_override: ipt_client\npost_hooks: []\n"
+        "content_type_overrides:\n  image/svg+xml: application/octet-stream\n  application/pdf: application/octet-stream\n"
+    )
     tool = Path(sys.executable).with_name("openapi-python-client")
     made = subprocess.run(
         [tool, "generate", "--path", FILE, "--meta", "none", "--config", config, "--output-path", folder / "ipt_client"],

@@ -2,9 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.instruments import AnswersInvalid, change, instrument, instruments, score
+from app.domain.instruments import instrument, instruments
 from app.domain.reading import round_half_up
 from app.domain.risk import trigger_of
+from app.domain.scoring import AnswersInvalid, change, headline, reliable_change_threshold, score
 from tests.driver import answers_by_number
 
 PHQ9, GAD7 = instrument("PHQ-9"), instrument("GAD-7")
@@ -93,15 +94,6 @@ def test_two_prorated_items_make_a_change_not_assessable():
     assert change(PHQ9, start, phq(*[0] * 9), adult=True, sessions_held=1).reliable == "not_assessable"
 
 
-def test_every_instrument_names_its_licence_sources_and_whole_bands():
-    for one in instruments().values():
-        assert one.licence
-        assert one.sources
-        assert [b.low for b in one.bands] == [0, *(b.high + 1 for b in one.bands[:-1])]
-        assert one.bands[-1].high == one.total_max == one.value_max * len(one.items)
-    assert (GAD7.caseness, GAD7.reliable_change) == (8, 4)
-
-
 def test_a_blank_form_with_a_risk_item_is_an_unknown_risk_and_without_one_it_is_refused():
     blank = score(PHQ9, {})
     assert (blank.partial_sum, blank.total) == (0, None)
@@ -123,3 +115,89 @@ def test_adult_thresholds_do_not_hold_for_teens_nor_for_an_unknown_age():
 def test_the_on_track_rule_is_the_phq9s_alone():
     same = score(GAD7, answers_by_number([2] * 7))
     assert change(GAD7, same, same, adult=True, sessions_held=9).on_track is None
+
+
+@pytest.mark.parametrize("one", list(instruments().values()), ids=lambda i: i.code)
+def test_every_instrument_can_be_scored_at_both_ends_and_says_where_its_figures_come_from(one):
+    assert one.sources
+    assert one.licence
+    assert (one.wording == "shipped") == all(i.text for i in one.items)
+    worst, best = ({i.number: getattr(i, edge) for i in one.items} for edge in ("value_max", "value_min"))
+    ends = [score(one, given) for given in (worst, best)]
+    if one.method in {"sum", "domains"}:
+        reachable = sum(max(i.values.values(), default=i.value_max) for i in one.items)
+        assert one.total_max == reachable or one.method == "domains"
+        assert all(e.total is not None and e.total <= one.total_max for e in ends)
+        spans = [n for b in one.bands for n in range(b.low, b.high + 1)]
+        lowest = sum(min(i.values.values(), default=i.value_min) for i in one.items)
+        assert spans == [] or spans == list(range(lowest, one.total_max + 1))
+    else:
+        assert all(e.total is None and e.scales for e in ends)
+    assert all(r.item in {i.number for i in one.items} for r in one.risk_items)
+    if one.reliable_change_index:
+        assert reliable_change_threshold(one.reliable_change_index) == one.reliable_change
+
+
+def test_reversed_items_domains_and_recoded_scales():
+    core = instrument("CORE-10")
+    assert score(core, dict.fromkeys(range(1, 11), 0)).total == 8  # items 2 and 3 reversed
+    qids = instrument("QIDS-SR16")
+    assert score(qids, {n: 3 if n in {1, 2, 3, 4} else 0 for n in range(1, 17)}).total == 3  # the highest of the sleep items
+    rand = instrument("RAND-36-SF")
+    found = score(rand, {1: 2, 2: 4})
+    assert (found.total, headline(rand, found)) == (None, 75.0)
+    assert headline(rand, score(rand, {1: 3})) == 50.0
+    worse, better = score(rand, {1: 5, 2: 1}), score(rand, {1: 1, 2: 5})
+    assert change(rand, worse, better, adult=True, sessions_held=5).points == 100.0
+    ipip = instrument("IPIP-IPC")
+    profile = score(ipip, {n: 5 if ipip.items[n - 1].scale == "warm_agreeable" else 1 for n in range(1, 33)})
+    assert profile.scales["warm_agreeable"] == 5.0
+    assert profile.scales["cold_hearted"] == 1.0
+    assert headline(ipip, profile) is None
+
+
+@pytest.mark.parametrize(
+    ("code", "answers", "level"),
+    [
+        ("CORE-10", {6: 1}, "urgent"),
+        ("EPDS", {10: 1}, "urgent"),
+        ("HAM-D17", {3: 1}, "urgent"),
+        ("MADRS", {10: 1}, "urgent"),
+        ("QIDS-SR16", {12: 1}, "urgent"),
+        ("ASQ", {1: 1}, "urgent"),
+        ("ASQ", {1: 1, 5: 1}, "emergency"),
+        ("ASQ", {}, None),
+    ],
+)
+def test_risk_items_of_every_instrument_raise_their_level(code, answers, level):
+    known = instrument(code)
+    given = {i.number: 0 for i in known.items if i.number != 5 or code != "ASQ"} | answers
+    trigger = trigger_of(known, given, score(known, given))
+    assert (trigger.level if trigger else None) == level
+
+
+def test_a_draft_alarms_for_what_is_answered_and_not_for_what_is_missing():
+    assert trigger_of(PHQ9, {1: 3}) is None
+    assert trigger_of(PHQ9, {9: 2}).reason == "risk_item_positive_in_draft"
+
+
+@given(st.sampled_from([c for c, i in instruments().items() if i.method in {"sum", "domains"}]), st.data())
+def test_totals_stay_within_their_range_whatever_is_answered(code, data):
+    known = instrument(code)
+    answers = {i.number: data.draw(st.none() | st.integers(i.value_min, i.value_max)) for i in known.items}
+    if not known.risk_items and all(v is None for v in answers.values()):
+        return
+    found = score(known, answers)
+    assert found.total is None or 0 <= found.total <= known.total_max
+    assert (found.total is None) == (
+        all(v is None for v in answers.values())
+        or any(answers[r.item] is None and r.missing_is_unknown for r in known.risk_items)
+        or len([n for n in found.missing if not any(r.item == n and not r.missing_is_unknown for r in known.risk_items)]) > known.missing_allowed
+    )
+
+
+def test_teens_have_a_screening_cut_and_no_reliable_change():
+    found = phq(2, 1, 1, 1, 1, 1, 1, 1, 1)
+    assert score(PHQ9, answers_by_number([2, 1, 1, 1, 1, 1, 1, 1, 1]), age=15).case is False
+    assert found.case is True
+    assert change(PHQ9, found, phq(0, 0, 0, 0, 0, 0, 0, 0, 0), adult=False, sessions_held=6).reliable == "not_assessable"

@@ -2,12 +2,11 @@
 
 import itertools
 from dataclasses import fields, replace
-from datetime import date
+from datetime import date, timedelta
 
 import pytest
 
 from app.domain.phase import (
-    PHASES,
     EpisodeNotRunning,
     Facts,
     OverrideByClinicianOnly,
@@ -19,9 +18,11 @@ from app.domain.phase import (
     check_transition,
     flags_of,
     measured_at_the_end,
-    proposal_of,
+    proposals_of,
+    sessions_lost,
     unmet_conditions,
 )
+from app.domain.protocol_faults import PHASES
 from app.domain.protocols import protocol, protocols
 from app.domain.risk import ClinicianOnly
 
@@ -47,6 +48,8 @@ FULL = Facts(
     measured_at_the_end=True,
     final_assessment_excused=False,
     responded=True,
+    risk_on_hold=False,
+    end_date_told=True,
     follow_ups_booked=frozenset({3, 6}),
     termination=dict.fromkeys(ENDING_TASKS, True),
     recorded={"diagnosis_named": "done", "risk_assessed": "done"},
@@ -172,10 +175,18 @@ def test_flags_show_and_refuse_nothing():
 
 def test_proposals_propose_and_a_contraindication_stops_planning():
     middle = replace(FULL, phase="middle", status="active", sessions_held=12)
-    assert proposal_of(middle, 16, 12) == "start_termination"
-    assert proposal_of(replace(middle, sessions_held=11), 16, 12) is None
-    assert proposal_of(replace(middle, sessions_held=17), 16, 12) == "amend_contract"
-    assert proposal_of(replace(middle, contraindicated=True), 16, 12) is None
+    assert proposals_of(middle, 16, 12, 0) == ["start_termination"]
+    assert proposals_of(replace(middle, sessions_held=11), 16, 12, 0) == []
+    assert proposals_of(replace(middle, sessions_held=17), 16, 12, 0) == ["amend_contract"]
+    assert proposals_of(replace(middle, sessions_held=10, end_date_told=False), 16, 12, 2) == ["tell_the_end_date", "make_up_lost_sessions"]
+    for silent in ({"contraindicated": True}, {"risk_on_hold": True}):
+        assert proposals_of(replace(middle, **silent), 16, 12, 3) == []
+    assert proposals_of(middle, None, None, 0) == []
+
+
+@pytest.mark.parametrize(("left", "days", "lost"), [(4, 21, 0), (4, 20, 1), (4, -1, 4), (0, -1, 0), (None, 5, 0)])
+def test_sessions_that_no_longer_fit_are_lost(left, days, lost):
+    assert sessions_lost(left, date(2026, 5, 20) + timedelta(days=days), date(2026, 5, 20), 1.0) == lost
 
 
 def test_a_final_measure_lies_within_fourteen_days_of_the_last_session():
@@ -189,5 +200,11 @@ def test_a_final_measure_lies_within_fourteen_days_of_the_last_session():
 @pytest.mark.parametrize("one", list(protocols().values()), ids=lambda p: p.code)
 def test_every_protocol_names_its_sources_and_says_where_it_departs(one):
     assert one.sources
+    assert one.four_areas == (one.no_areas_reason == "")
+    assert (one.format == "group") == (one.group_min > 0)
+    if not one.boundaries:
+        assert one.phases == ("screening", "middle", "termination", "follow_up")
+        assert one.departures
+        return
     middle = one.boundaries["middle"][1] - one.boundaries["middle"][0] + 1
     assert middle >= 8 or one.departures

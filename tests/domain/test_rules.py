@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from app.domain.errors import NotFound, title_of
 from app.domain.focus import FocusChoice, FocusInvalid, Suggestion, decide_focus, is_late_change
-from app.domain.instruments import instrument, score
+from app.domain.instruments import instrument
 from app.domain.inventory import (
     FullNameRefused,
     HistoryImpossible,
@@ -21,6 +21,7 @@ from app.domain.people import DatesImpossible, TimeZoneUnknown, check_not_future
 from app.domain.protocols import ProtocolInvalid, extension_faults, plan_for, protocol, protocol_from
 from app.domain.reading import read_catalogue
 from app.domain.risk import due_at, higher, late_by
+from app.domain.scoring import score
 from app.domain.sessions import SessionInvalid, SessionNotScheduled, activity_slope, check_session, check_status_change, flags_of
 from app.domain.techniques import UnknownTechnique, check_strategies, check_techniques
 from app.domain.termination import follow_up_due, follow_up_finding, maintenance_reasons, tasks_met

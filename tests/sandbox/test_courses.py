@@ -57,7 +57,7 @@ def test_the_dispute_ends_in_reliable_improvement_response_and_remission(play):
     line = next(i for i in views["/trajectory"]["instruments"] if i["code"] == "PHQ-9")
     last = [p for p in line["points"] if p["follow_up"] is None][-1]
     assert (line["baseline"], last["total"]) == (15, 3)
-    assert last["change"] == {"points": 12, "reliable": "improvement", "response": True, "remission": True, "on_track": True}
+    assert last["change"] == {"points": 12, "reliable": "improvement", "response": True, "remission": True, "on_track": True, "index": 4.52}
     follow_ups = [p["follow_up"] for p in line["points"] if p["follow_up"]]
     assert [f["relapse"] for f in follow_ups] == [False, False]
     assert views["/trajectory"]["therapist_activity_slope"] < 0
