@@ -8,7 +8,18 @@ from app.actions.records import Fields, Made, amend, create, fields_for, reveal,
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Fault, NotFound
 from app.domain.phase import ReasonMissing
-from app.domain.risk import AlertAlreadyClosed, RiskResponderMissing, Trigger, check_standing, due_at, higher, is_overdue, late_by
+from app.domain.risk import (
+    AlertAlreadyClosed,
+    RiskResponderMissing,
+    Trigger,
+    check_standing,
+    due_at,
+    higher,
+    is_known,
+    is_overdue,
+    late_by,
+    of_concern,
+)
 from app.store.database import Row
 from app.store.people import care_roles
 from app.store.rows import rows_of
@@ -39,7 +50,7 @@ async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, source:
         "instrument": trigger.instrument,
         "item": trigger.item,
         "value": trigger.value,
-        "level": "review" if imported else trigger.level,
+        "level": "review" if imported and late is not None else trigger.level,
         "answer_level": trigger.level,
         "reason": trigger.reason,
         "at": wire_of(at),
@@ -47,9 +58,9 @@ async def raise_risk_alert(visit: Visit, chart: Chart, trigger: Trigger, source:
     return await _raise(visit, chart, "self_harm", what, late)
 
 
-async def raise_safeguarding_alert(visit: Visit, chart: Chart, person: Row) -> Row:
-    """Open or extend the alert that a safety mark on a relationship asks for."""
-    level = "urgent"  # own design: a person at risk from another is seen the same day
+async def raise_safeguarding_alert(visit: Visit, chart: Chart, person: Row, *, imported: bool = False) -> Row:
+    """Open or extend the alert that a safety mark on a relationship asks for. An imported mark is known already: it is reviewed within a day."""
+    level = "review" if imported else "urgent"  # own design: a person at risk from another is seen the same day
     what = {"relationship_id": str(person["id"]), "safety": person["safety"], "level": level, "reason": "safety_marked", "at": wire_of(visit.now)}
     return await _raise(visit, chart, "safeguarding", what, None)
 
@@ -58,8 +69,9 @@ async def raise_as_clinician(visit: Visit, episode_id: UUID, values: dict[str, A
     """Open or extend an alert because a clinician says so: also an emergency, due at once."""
     clinician_id = visit.clinician()
     chart = await open_chart(visit, episode_id, lock=True)
-    what = {"clinician_id": str(clinician_id), "level": values["level"], "reason": values["concern"], "at": wire_of(visit.now)}
-    return await _raise(visit, chart, values["kind"], what, None, raised_by=clinician_id, note=values.get("note"))
+    kind, level = of_concern(values["concern"], values.get("kind"), values["level"])
+    what = {"clinician_id": str(clinician_id), "level": level, "reason": values["concern"], "at": wire_of(visit.now)}
+    return await _raise(visit, chart, kind, what, None, raised_by=clinician_id, note=values.get("note"))
 
 
 async def _raise(
@@ -68,8 +80,8 @@ async def _raise(
     """Open an alert, or append to the one that is open.
 
     A fresh answer always calls for eyes: it reopens what was acknowledged and is due by its own level. A late one never
-    alarms as if new: at or below the present level it is only appended, with its lateness. Neither does one at or below the level
-    that a clinician found known and stable, while that finding stands.
+    alarms as if new: at or below the present level it is only appended, with its lateness, unless it was given after somebody last looked.
+    Neither does the same answer, no higher than before, that a clinician found known and stable, while that finding stands.
     """
     found = await open_alert(visit.connection, chart.episode_id, kind)
     seconds = None if late is None else int(late.total_seconds())
@@ -84,7 +96,7 @@ async def _raise(
             "responder": chart.episode["risk_responder"] or LEAD_RESPONDS,
             "secondary_responder": chart.episode["secondary_responder"],
             "opened_at": visit.now,
-            "due_at": due_at(level, visit.now),
+            "due_at": due_at(level, visit.now, late),
             "received_late_seconds": seconds,
             "raised_by": raised_by,
         }
@@ -92,11 +104,13 @@ async def _raise(
     present = reveal(chart.key, risk_alert, found)
     changed: dict[str, Any] = {"triggers": [*present["triggers"], what], "level": higher(present["level"], level)}
     raised = changed["level"] != present["level"]
-    stable = present["known_stable_until"] is not None and present["known_stable_until"] > visit.now
+    stands = present["known_stable_until"] is not None and present["known_stable_until"] > visit.now
+    known = stands and is_known(present["triggers"], what)
+    unseen = present["acknowledged_at"] is not None and what["at"] > wire_of(present["acknowledged_at"])
     if late is None:
         changed["received_late_seconds"] = None
-    if raised or (late is None and not stable):
-        changed |= _reopened(present, due_at(level, visit.now))
+    if raised or ((late is None or unseen) and not known):
+        changed |= _reopened(present, due_at(level, visit.now, late))
     return await amend(visit, risk_alert, present, Fields(changed, noted), key=chart.key)
 
 
@@ -155,7 +169,7 @@ async def find_known_stable(visit: Visit, alert_id: UUID, until: datetime, value
     """
     clinician_id = visit.clinician()
     chart, present = await _open_alert(visit, alert_id)
-    check_standing(until, visit.now)
+    check_standing(until, visit.now, present["level"])
     if clinician_id not in await care_roles(visit.connection, chart.episode_id):
         raise NotFound
     seen = {"status": "acknowledged", "acknowledged_at": visit.now, "acknowledged_by": clinician_id, "known_stable_until": until, "due_at": until}

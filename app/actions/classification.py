@@ -10,7 +10,7 @@ from app.actions.records import Fields, Made, amend, create, fields_for, find_on
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.focus import FocusChoice, ProtocolWithoutAreas, Suggestion, decide_focus, is_late_change
-from app.domain.focus_work import check_work
+from app.domain.focus_work import check_work, plan_for_stage
 from app.domain.indicator_answers import Event, IndicatorsInvalid, check_answers
 from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, GRIEF, Answer, classify, ruleset
 from app.domain.techniques import check_strategies
@@ -190,7 +190,14 @@ async def get_focus(visit: Visit, episode_id: UUID) -> tuple[Row, list[Row]]:
     row = await get_one(visit, focus, chart)
     areas = [reveal(chart.key, focus_area, r) for r in await rows_of(visit.connection, focus_area, episode_id=episode_id)]
     visit.trace.resources.append(f"focus/{row['id']}")
-    return row, areas
+    return row, await with_plans(visit, chart, areas)
+
+
+async def with_plans(visit: Visit, chart: Chart, areas: list[Row]) -> list[Row]:
+    """Return focus areas with the published plan for the stage of a dispute; none where the other carries a safety mark."""
+    people = {str(a["relationship_id"]) for a in areas if a["relationship_id"]} | await _counterpart(visit, chart)
+    barred = bool(people & await _marked(visit, chart))
+    return [{**a, "plan_for_stage": None if barred else plan_for_stage(a["area"], a["sub_state"])} for a in areas]
 
 
 async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: dict[str, Any]) -> Row:
@@ -214,7 +221,8 @@ async def work_on_area(visit: Visit, episode_id: UUID, area_id: UUID, values: di
     event = values.get("life_event_id")
     if event is not None:
         await get_in_chart(visit, life_event, chart, event)
-    return await amend(visit, focus_area, present, fields_for(focus_area, values), key=chart.key)
+    row = await amend(visit, focus_area, present, fields_for(focus_area, values), key=chart.key)
+    return (await with_plans(visit, chart, [row]))[0]
 
 
 async def _death_recorded(visit: Visit, chart: Chart) -> bool:

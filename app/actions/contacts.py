@@ -137,7 +137,8 @@ def _safety_flags(values: dict[str, Any], marked: set[UUID]) -> list[str]:
         return []
     flags = []
     together = values.get("joint_relationship_id")
-    if any(t["code"] == "joint_session" for t in values["techniques"]) and (together is None or together in marked):
+    joint = any(t["code"] == "joint_session" for t in values["techniques"])
+    if together in marked or (joint and together is None):
         if values["status"] == "scheduled" and not values.get("entered_in_error"):
             raise JointSessionBarred
         flags.append("joint_session_with_safety_mark")

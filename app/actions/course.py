@@ -40,15 +40,16 @@ async def put_contract(visit: Visit, episode_id: UUID, values: dict[str, Any]) -
     An amendment of the number or the end date that the patient agreed to needs a reason and the severity that it answers.
     """
     chart = await open_chart(visit, episode_id, lock=True)
-    faults = extension_faults(chart.protocol, values["sessions"], PER_WEEK[values["frequency"]])
+    before = await find_one(visit, contract, chart)
+    amended = before is not None and before["patient_agreed"]
+    faults = extension_faults(chart.protocol, values["sessions"], PER_WEEK[values["frequency"]], amended=amended)
     if values["ends_on"] < values["starts_on"]:
         faults.append(Fault("/ends_on", "lies before the start"))
     weeks = (values["ends_on"] - values["starts_on"]).days / DAYS_IN_A_WEEK
     if values["sessions"] - 1 > (weeks + 1) * PER_WEEK[values["frequency"]]:
         faults.append(Fault("/ends_on", "is too early for so many sessions at this frequency"))
     faults += taper_faults(values["sessions"], values.get("taper") or [])
-    before = await find_one(visit, contract, chart)
-    if before is not None and before["patient_agreed"] and (before["sessions"], before["ends_on"]) != (values["sessions"], values["ends_on"]):
+    if before is not None and amended and (before["sessions"], before["ends_on"]) != (values["sessions"], values["ends_on"]):
         faults += [Fault(f"/{name}", "is needed for an amendment") for name in ("reason", "severity") if not values.get(name)]
     if faults:
         raise ContractInvalid(faults=faults)

@@ -10,10 +10,13 @@ from app.actions.ending import owed_tasks
 from app.actions.facts import Gathered, gather, proposals_for, score_dates
 from app.actions.records import reveal
 from app.actions.scoring import score_of
+from app.actions.trajectory import activity_levels
 from app.actions.visit import Chart, Visit, chart_of, open_chart
 from app.domain.due import Course, Due, due_items, order
 from app.domain.instruments import instrument, is_adult
 from app.domain.inventory import next_questions
+from app.domain.people import today_of
+from app.domain.phase import RUNNING
 from app.domain.problem_area import ruleset
 from app.domain.scoring import change
 from app.domain.sessions import activity_trend
@@ -23,9 +26,21 @@ from app.store.people import page_charts
 from app.store.rows import rows_of
 from app.store.tables.inventory import life_event, relationship
 from app.store.tables.work import classification, early_ending, follow_up, risk_alert, session
-from app.store.tables.workflow import assessment_request, change_attempt, homework
+from app.store.tables.workflow import assessment_request, change_attempt, homework, status_change
 
-ROWS_OF = (risk_alert, session, follow_up, assessment_request, homework, change_attempt, relationship, life_event, classification, early_ending)
+ROWS_OF = (
+    risk_alert,
+    session,
+    status_change,
+    follow_up,
+    assessment_request,
+    homework,
+    change_attempt,
+    relationship,
+    life_event,
+    classification,
+    early_ending,
+)
 STABLE_NOTICE = timedelta(days=3)  # own design
 AREA_PHASES = {"screening", "initial"}
 
@@ -103,37 +118,35 @@ def _homework(chart: Chart, row: Row) -> Row:
 
 def _reviews(visit: Visit, chart: Chart, found: Gathered, rows: dict[str, list[Row]]) -> list[str]:
     """Return what a clinician should look at again: reasons by code."""
-    due = []
-    changes = _phq9_changes(chart, found)
-    if changes and changes[-1][1].on_track is False:
-        due.append("not_on_track")
-    reliable = [(at, c.reliable) for at, c in changes]
-    if any(worse_after(a["tried_on"], reliable) and a["result"] is None for a in rows["change_attempt"]):
-        due.append("worse_after_change_attempt")
-    levels = [float(s["therapist_activity"]) for s in rows["session"] if s["status"] == "held" and s["therapist_activity"] is not None]
-    if found.facts.phase == "termination" and activity_trend(levels) == "rising":
-        due.append("supervision_therapist_activity")
+    due = _course_reviews(chart, found, rows) if chart.episode["status"] in RUNNING else []
     stable = [a["known_stable_until"] for a in rows["risk_alert"] if a["status"] == "acknowledged" and a["known_stable_until"]]
     if any(until - visit.now <= STABLE_NOTICE for until in stable):
         due.append("known_stable_expires")
     if any(r["safety_lift_asked_by"] is not None for r in rows["relationship"]):
         due.append("safety_lift_waits")
-    if "changed_after_half_of_contract" in (found.counts["focus_flags"] or []):
-        due.append("focus_late")
     return due
 
 
-def _phq9_changes(chart: Chart, found: Gathered) -> list[tuple[datetime, Any]]:
-    """Return when and how the PHQ-9 changed since its baseline, in the treatment."""
+def _course_reviews(chart: Chart, found: Gathered, rows: dict[str, list[Row]]) -> list[str]:
+    """Return what a running course gives reason to look at again."""
+    due = []
+    phq9 = instrument("PHQ-9")
+    own = [t for t in found.totals if t["instrument"] == phq9.code and t["total"] is not None and t["follow_up_id"] is None]
     adult = is_adult(chart.episode["age_at_referral"])
-    own = [t for t in found.totals if t["instrument"] == "PHQ-9" and t["total"] is not None and t["follow_up_id"] is None]
-    changes = []
-    for row in own[1:]:
-        held = row["session_number"] or found.facts.sessions_held
-        compared = change(instrument("PHQ-9"), score_of(own[0]), score_of(row), adult=adult, sessions_held=held)
-        if compared is not None:
-            changes.append((row["answered_at"], compared))
-    return changes
+    if len(own) > 1:
+        numbered = [s for s in rows["session"] if s["number"] is not None and s["starts_at"] <= own[-1]["answered_at"]]
+        held = own[-1]["session_number"] or len(numbered)
+        compared = change(phq9, score_of(own[0]), score_of(own[-1]), adult=adult, sessions_held=held)
+        if compared is not None and compared.on_track is False:
+            due.append("not_on_track")
+    scores = [(today_of(chart.episode["time_zone"], t["answered_at"]), t["total"]) for t in own]
+    if adult and any(a["result"] is None and worse_after(a["tried_on"], scores, phq9.reliable_change or 0) for a in rows["change_attempt"]):
+        due.append("worse_after_change_attempt")
+    if found.facts.phase == "termination" and activity_trend(activity_levels(rows["session"], rows["status_change"])) == "rising":
+        due.append("supervision_therapist_activity")
+    if "changed_after_half_of_contract" in (found.counts["focus_flags"] or []) and found.facts.phase == "middle":
+        due.append("focus_late")
+    return due
 
 
 def _questions(chart: Chart, rows: dict[str, list[Row]]) -> list[tuple[str, str]]:

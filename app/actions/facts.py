@@ -11,7 +11,7 @@ from app.actions.scoring import score_of
 from app.actions.visit import Chart, Visit
 from app.domain.instruments import instrument, is_adult
 from app.domain.people import today_of
-from app.domain.phase import Facts, measured_at_the_end, proposals_of, sessions_lost
+from app.domain.phase import FINAL_MEASURE_WITHIN, Facts, measured_at_the_end, proposals_of, sessions_lost
 from app.domain.protocols import Plan, last_session_before_the_ending, plan_for
 from app.domain.scoring import change, headline
 from app.domain.termination import tasks_met
@@ -63,7 +63,7 @@ async def gather_one(visit: Visit, chart: Chart) -> Gathered:
 def _facts(chart: Chart, counts: Row, ending: Row, totals: list[Row]) -> Facts:
     episode = chart.episode
     symptoms = {i.code for i in chart.protocol.instruments if i.respondent == "patient" and instrument(i.code).component == "symptoms"}
-    main = chart.protocol.instruments[0].code
+    main = chart.protocol.instruments[0]
     scored = [t for t in totals if headline(instrument(t["instrument"]), score_of(t)) is not None]
     return Facts(
         phase=episode["phase"],
@@ -71,19 +71,20 @@ def _facts(chart: Chart, counts: Row, ending: Row, totals: list[Row]) -> Facts:
         age_at_referral=episode["age_at_referral"],
         consented_to_treatment=bool(counts["consented"]),
         contraindications_answered=episode["contraindications"] is not None,
-        contraindicated=bool(episode["contraindications"]),
+        contraindicated=contraindicated(chart),
         risk_screened=episode["risk_screened"],
         lead_named="lead" in counts["roles"],
         cover_named="cover" in counts["roles"],
         relationships=counts["relationships"],
-        baseline_measured=symptoms <= {t["instrument"] for t in scored},
+        baseline_measured=symptoms <= {t["instrument"] for t in scored if _by(t) == "patient"},
         focus_decided=counts["focus_agreed"] is not None,
         focus_agreed=bool(counts["focus_agreed"]),
         formulation_told=counts["formulation_told_on"] is not None,
         contract_agreed=bool(counts["contract_agreed"]),
         sessions_held=counts["sessions_held"],
         measured_at_the_end=measured_at_the_end(
-            day_of(chart, counts["last_held_at"]), [_day(chart, t["answered_at"]) for t in scored if t["instrument"] == main]
+            day_of(chart, counts["last_held_at"]),
+            [_day(chart, t["answered_at"]) for t in scored if (t["instrument"], _by(t)) == (main.code, main.respondent)],
         ),
         final_assessment_excused=ending.get("final_assessment") in {"refused", "unreachable"} and bool(ending.get("final_assessment_reason")),
         responded=_responded(chart, scored),
@@ -104,21 +105,43 @@ def _day(chart: Chart, moment: datetime) -> date:
     return today_of(chart.episode["time_zone"], moment)
 
 
+def end_of_treatment(chart: Chart, last_held_at: datetime | None) -> date | None:
+    """Return the last day whose scores belong to the treatment: the day it ended, or 14 days after the last session; None while it runs."""
+    if chart.episode["ended_at"] is None:
+        return None
+    ended, last = _day(chart, chart.episode["ended_at"]), day_of(chart, last_held_at)
+    return ended if last is None else max(ended, last + FINAL_MEASURE_WITHIN)
+
+
+def in_treatment(chart: Chart, last_held_at: datetime | None, row: Row) -> bool:
+    """Tell whether a score belongs to the treatment: no follow-up's, and not given after its end."""
+    last = end_of_treatment(chart, last_held_at)
+    return row["follow_up_id"] is None and (last is None or _day(chart, row["answered_at"]) <= last)
+
+
 def _responded(chart: Chart, scored: list[Row]) -> bool | None:
     """Tell whether the first instrument of the protocol fell by half, or symptoms are gone; None when it cannot be told."""
-    questionnaire = instrument(chart.protocol.instruments[0].code)
-    own = [t for t in scored if t["instrument"] == questionnaire.code and t["follow_up_id"] is None]
-    if not own or (questionnaire.remission_below is not None and own[-1]["total"] < questionnaire.remission_below):
-        return True if own else None
+    main = chart.protocol.instruments[0]
+    questionnaire = instrument(main.code)
+    own = [t for t in scored if t["instrument"] == questionnaire.code and t["follow_up_id"] is None and _by(t) == main.respondent]
     adult = is_adult(chart.episode["age_at_referral"])
+    if not own or not adult:
+        return None
+    if questionnaire.remission_below is not None and own[-1]["total"] < questionnaire.remission_below:
+        return True
     found = change(questionnaire, score_of(own[0]), score_of(own[-1]), adult=adult, sessions_held=0)
     return found.response if found and len(own) > 1 else None
+
+
+def contraindicated(chart: Chart) -> bool:
+    """Tell whether a contraindication stands that is not the very indication of the protocol."""
+    return bool(set(chart.episode["contraindications"] or ()) - set(chart.protocol.indications))
 
 
 def plan_of(chart: Chart, counts: Row) -> Plan | None:
     """Return the plan of phases for the contracted number of sessions; None without a contract, or with a contraindication."""
     number = counts["contracted_sessions"]
-    return None if number is None or chart.episode["contraindications"] else plan_for(chart.protocol, number, PER_WEEK[counts["frequency"]])
+    return None if number is None or contraindicated(chart) else plan_for(chart.protocol, number, PER_WEEK[counts["frequency"]])
 
 
 def proposals_for(chart: Chart, found: Gathered) -> list[str]:
@@ -132,6 +155,10 @@ def proposals_for(chart: Chart, found: Gathered) -> list[str]:
     return proposals_of(found.facts, number, last_session_before_the_ending(chart.protocol, number, per_week), lost)
 
 
+def _by(row: Row) -> str:
+    return "patient" if row["respondent"] == "clinician_read_aloud" else str(row["respondent"])
+
+
 def score_dates(totals: Sequence[Row]) -> dict[tuple[str, str], Any]:
     """Return when each instrument was last answered, by instrument and by whom (read aloud counts as the patient's)."""
-    return {(t["instrument"], "patient" if t["respondent"] == "clinician_read_aloud" else t["respondent"]): t["answered_at"] for t in totals}
+    return {(t["instrument"], _by(t)): t["answered_at"] for t in totals}

@@ -5,6 +5,7 @@ live alarm: where the newest answer to a risk item is positive or missing, one a
 """
 
 from collections.abc import Awaitable
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -31,6 +32,7 @@ from app.store.tables.people import clinician, consent, episode, patient
 from app.store.tables.work import focus, phase_transition
 
 PLACED = "imported"
+RECENT = timedelta(days=28)  # own design: an answer of an ended course that somebody should still look at
 SAVEPOINT, RELEASE, BACK = "SAVEPOINT import_row", "RELEASE SAVEPOINT import_row", "ROLLBACK TO SAVEPOINT import_row"
 
 
@@ -85,7 +87,9 @@ async def _load(visit: Visit, row: dict[str, Any]) -> dict[str, Any]:
     if not made.new:
         return {"patient_id": str(who), "episode_id": str(episode_id), "new": False}
     await _inventory(visit, episode_id, row)
-    await _place(visit, episode_id, placed, row.get("focus"), team["lead"])
+    await _at("/episode", _place(visit, episode_id, placed))
+    if row["focus"] is not None:
+        await _at("/focus", _decided(visit, episode_id, row["focus"], team["lead"]))
     await _sessions(visit, episode_id, row)
     return {"patient_id": str(who), "episode_id": str(episode_id), "new": True}
 
@@ -93,7 +97,7 @@ async def _load(visit: Visit, row: dict[str, Any]) -> dict[str, Any]:
 async def _inventory(visit: Visit, episode_id: UUID, row: dict[str, Any]) -> None:
     for name, table in (("relationships", relationship), ("life_events", life_event), ("problems", problem), ("goals", goal)):
         for n, given in enumerate(row[name]):
-            await _at(f"/{name}/{n}", add_to_chart(visit, table, episode_id, given))
+            await _at(f"/{name}/{n}", add_to_chart(visit, table, episode_id, given, imported=True))
     for name, put in (("formulation", put_formulation), ("contract", put_contract)):
         if row[name] is not None:
             await _at(f"/{name}", put(visit, episode_id, row[name]))
@@ -110,11 +114,12 @@ async def _sessions(visit: Visit, episode_id: UUID, row: dict[str, Any]) -> None
 
 
 async def _review_newest(visit: Visit, episode_id: UUID, newest: dict[str, tuple[dict[str, Any], Any]]) -> None:
-    """Ask for a review where the newest answer to a risk item is positive or missing, and the course still runs."""
+    """Ask for a review where the newest answer to a risk item is positive or missing: of a course that runs, or of the last four weeks."""
     chart = await open_chart(visit, episode_id, lock=True)
-    if chart.episode["status"] not in RUNNING:
-        return
+    running = chart.episode["status"] in RUNNING
     for code, (given, made) in newest.items():
+        if not running and visit.now - made["answered_at"] > RECENT:
+            continue
         known = instrument(code)
         answers = {int(k): v for k, v in given["answers"].items()}
         trigger = trigger_of(known, answers, score(known, answers, age=chart.episode["age_at_referral"]))
@@ -122,11 +127,13 @@ async def _review_newest(visit: Visit, episode_id: UUID, newest: dict[str, tuple
             await raise_risk_alert(visit, chart, trigger, made, imported=True)
 
 
-async def _place(visit: Visit, episode_id: UUID, placed: dict[str, Any], decision: dict[str, Any] | None, lead: UUID) -> None:
-    """Put the course into the phase and status that it is in, as one step marked as imported; the focus was decided elsewhere."""
+async def _place(visit: Visit, episode_id: UUID, placed: dict[str, Any]) -> None:
+    """Put the course into the phase and status that it is in, as one step marked as imported."""
     chart = await open_chart(visit, episode_id, lock=True)
     check_placing(placed["phase"], placed["status"], ended=placed.get("ended_at") is not None)
     fields = {"phase": placed["phase"], "status": placed["status"], "ended_at": placed.get("ended_at")}
+    if placed["status"] == "closed":
+        fields["ended_as"] = "completed" if placed["phase"] == "follow_up" else "ended_early"
     await amend(visit, episode, episode_row(chart.episode), Fields(fields), key=chart.key)
     if placed["phase"] != "screening":
         step = {
@@ -137,11 +144,10 @@ async def _place(visit: Visit, episode_id: UUID, placed: dict[str, Any], decisio
             "decided_by": None,
         }
         await create(visit, phase_transition, Fields(step), chart=chart)
-    if decision is not None:
-        await _decided(visit, episode_id, decision, lead)
 
 
 async def _decided(visit: Visit, episode_id: UUID, decision: dict[str, Any], lead: UUID) -> None:
+    """Keep a decision on the focus that was made elsewhere."""
     chart = await open_chart(visit, episode_id, lock=True)
     decided_by = decision.get("decided_by") or lead
     if await find_row(visit.connection, clinician, id=decided_by) is None:

@@ -27,13 +27,13 @@ class SecondSignOffNeeded(Conflict):
     """The lead has asked for it; another clinician of the care team must sign off."""
 
 
-async def add_to_chart(visit: Visit, table: sa.Table, episode_id: UUID, values: dict[str, Any]) -> Made:
+async def add_to_chart(visit: Visit, table: sa.Table, episode_id: UUID, values: dict[str, Any], *, imported: bool = False) -> Made:
     """Add a relationship, life event, problem or goal. Raises HistoryImpossible, FullNameRefused, NotFound."""
     chart = await open_chart(visit, episode_id, lock=True)
     await _check(visit, chart, table, values)
     made = await create(visit, table, fields_for(table, values), chart=chart)
     if table is relationship and made.new and made.row["safety"] != "none":
-        await raise_safeguarding_alert(visit, chart, made.row)
+        await raise_safeguarding_alert(visit, chart, made.row, imported=imported)
     return made
 
 

@@ -16,7 +16,7 @@ from app.store.tables.people import episode
 from app.store.tables.work import risk_alert
 from app.store.tables.workflow import status_change
 
-TRACKS = {"continuation": "IPT-16", "maintenance": "IPT-M"}
+MAINTENANCE = "IPT-M"
 
 
 class CourseNotEnded(Conflict):
@@ -61,10 +61,11 @@ async def continue_course(visit: Visit, episode_id: UUID, values: dict[str, Any]
     chart = await open_chart(visit, episode_id, lock=True)
     if chart.episode["status"] in {"referred", "active", "paused"} and chart.episode["phase"] != "termination":
         raise CourseNotEnded
-    kind, code = values["kind"], values.get("protocol") or TRACKS[values["kind"]]
+    kind = values["kind"]
+    code = values.get("protocol") or (MAINTENANCE if kind == "maintenance" else chart.protocol.code)
     roles = {role: clinician_id for clinician_id, role in (await care_roles(visit.connection, episode_id)).items()}
     team = {"lead": values.get("lead_clinician_id") or roles.get("lead"), "cover": values.get("cover_clinician_id") or roles.get("cover")}
-    carried = {n: chart.episode[n] for n in ("illness_onset_date", "illness_onset_precision", "lifetime_episodes", "diagnoses", "format")}
+    carried = {n: chart.episode[n] for n in ("illness_onset_date", "illness_onset_precision", "lifetime_episodes", "diagnoses")}
     fields = {
         **carried,
         "external_ref": values.get("external_ref"),

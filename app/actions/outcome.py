@@ -6,7 +6,7 @@ from typing import Any
 from uuid import UUID
 
 from app.actions.ending import ending_view
-from app.actions.facts import Gathered, day_of, gather_one
+from app.actions.facts import Gathered, day_of, end_of_treatment, gather_one
 from app.actions.history import inventory_at, measures_of
 from app.actions.records import find_one, reveal
 from app.actions.scoring import score_of
@@ -34,6 +34,7 @@ from app.store.tables.work import (
 )
 from app.store.tables.workflow import medication
 
+BY_PATIENT = ("patient", "clinician_read_aloud")
 RULES = ("nhs_talking_therapies", "phq9_only")
 
 
@@ -50,7 +51,7 @@ async def outcome_of(visit: Visit, chart: Chart, found: Gathered) -> dict[str, A
     ended = chart.episode["status"] in {"completed", "ended_early", "closed"}
     finished = finished_course(ended=ended, attended=counts["attended"])
     adult = is_adult(chart.episode["age_at_referral"])
-    held = [s["starts_at"] for s in sessions if s["status"] == "held"]
+    held = [s["starts_at"] for s in sessions if s["status"] == "held" and s["number"] is not None]
     pairs = {code: pair for code in MARKERS if (pair := _pair(chart, found, code, held)) is not None}
     early = await find_one(visit, early_ending, chart)
     code = end_code(chart.episode["status"], early["reason"] if early and _ended_early(chart) else None)
@@ -76,14 +77,17 @@ def _ended_early(chart: Chart) -> bool:
 
 
 def _pair(chart: Chart, found: Gathered, code: str, held: list[datetime]) -> Pair | None:
-    """Return the first score (by the day of the first session, else the earliest) and the last in the treatment; None without two."""
-    own = [t for t in found.totals if t["instrument"] == code and t["total"] is not None and t["follow_up_id"] is None]
-    if len(own) < 2:  # noqa: PLR2004 - a pair
+    """Return the first score, by the day of the first session, and the last one in the treatment; None without both."""
+    own = [t for t in found.totals if t["instrument"] == code and t["total"] is not None and t["respondent"] in BY_PATIENT]
+    if not held:
         return None
-    first_day = day_of(chart, held[0]) if held else None
-    before = [t for t in own if first_day is not None and today_of(chart.episode["time_zone"], t["answered_at"]) <= first_day]
-    first = before[0] if before else own[0]
-    return Pair(instrument(code), score_of(first), score_of(own[-1]))
+    first_day, last_day = day_of(chart, held[0]), end_of_treatment(chart, found.counts["last_held_at"])
+    days = [(today_of(chart.episode["time_zone"], t["answered_at"]), t) for t in own if t["follow_up_id"] is None]
+    before = [t for day, t in days if first_day is not None and day <= first_day]
+    within = [t for day, t in days if last_day is None or day <= last_day]
+    if not before or not within or within[-1]["id"] == before[0]["id"]:
+        return None
+    return Pair(instrument(code), score_of(before[0]), score_of(within[-1]))
 
 
 def _measured(pair: Pair, *, adult: bool) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from app.domain.errors import Fault, Invalid, NotFound
 from app.domain.instruments import Instrument, instrument
 from app.domain.risk import NO_EVIDENCE_OF_SAFETY, NOT_MONITORED, late_by, trigger_of
 from app.domain.scoring import Score, score
-from app.domain.workflow import check_request
+from app.domain.workflow import RequestDone, RequestUnfit, check_request
 from app.store.database import Row
 from app.store.rows import find_row
 from app.store.tables.door import partner_setting
@@ -33,7 +33,7 @@ async def record_assessment(
 
     Returns the assessment, the alert it raised or extended, and what the person must read: the partner's crisis text
     and that answers are not monitored. An imported answer raises no alert here: it is old, and the import looks at the newest.
-    Raises AnswersInvalid, UnknownInstrument, RespondentUnfit, RequestDone, RequestUnfit, RiskResponderMissing.
+    Raises AnswersInvalid, UnknownInstrument, RespondentUnfit, RiskResponderMissing.
     """
     chart = await open_chart(visit, episode_id, lock=True)
     questionnaire = checked_instrument(values["instrument"], values["respondent"])
@@ -42,9 +42,12 @@ async def record_assessment(
     if questionnaire.risk_items:
         check_responder(chart)
     await _check_ties(visit, chart, values)
-    made = await create(visit, assessment, _fields(visit, questionnaire, answers, found, values, imported=imported), chart=chart)
-    if made.new and values.get("request_id") is not None:
-        await _meet_request(visit, chart, values, made.row["id"])
+    request, flags = await _request_met(visit, chart, values)
+    fields = _fields(visit, questionnaire, answers, found, values, flags, imported=imported)
+    made = await create(visit, assessment, fields, chart=chart)
+    if made.new and request is not None:
+        done = Fields({"status": "answered", "assessment_id": made.row["id"]}, {"draft": {}})
+        await amend(visit, assessment_request, request, done, key=chart.key)
     trigger = None if imported else trigger_of(questionnaire, answers, found)
     if trigger and made.new:
         alert: Row | None = await raise_risk_alert(visit, chart, trigger, made.row)
@@ -54,7 +57,7 @@ async def record_assessment(
 
 
 def _fields(
-    visit: Visit, questionnaire: Instrument, answers: dict[int, int | None], found: Score, values: dict[str, Any], *, imported: bool
+    visit: Visit, questionnaire: Instrument, answers: dict[int, int | None], found: Score, values: dict[str, Any], flags: list[str], *, imported: bool
 ) -> Fields:
     ahead = int((values["answered_at"] - visit.now).total_seconds())
     late = late_by(values["answered_at"], visit.now)
@@ -76,16 +79,23 @@ def _fields(
         "clock_ahead_seconds": ahead if ahead > 0 else None,
         "entered_in_error": False,
         "imported": imported or None,
+        "flags": flags,
     }
     return Fields(given, id=values.get("id"), derived=derived)
 
 
-async def _meet_request(visit: Visit, chart: Chart, values: dict[str, Any], assessment_id: UUID) -> None:
-    """Mark the request as answered; its draft goes. Raises RequestDone, RequestUnfit."""
+async def _request_met(visit: Visit, chart: Chart, values: dict[str, Any]) -> tuple[Row | None, list[str]]:
+    """Return the open request that this answer meets, or a flag that says why it meets none: an answer is not refused for that."""
+    if values.get("request_id") is None:
+        return None, []
     request = await get_in_chart(visit, assessment_request, chart, values["request_id"])
-    check_request(request, values["instrument"], values["respondent"])
-    done = Fields({"status": "answered", "assessment_id": assessment_id}, {"draft": {}})
-    await amend(visit, assessment_request, request, done, key=chart.key)
+    try:
+        check_request(request, values["instrument"], values["respondent"])
+    except RequestDone:
+        return None, ["request_was_closed"]
+    except RequestUnfit:
+        return None, ["request_was_for_another"]
+    return request, []
 
 
 def notice_of(chart: Chart) -> dict[str, str]:

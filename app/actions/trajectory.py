@@ -3,6 +3,7 @@
 from typing import Any
 from uuid import UUID
 
+from app.actions.facts import in_treatment
 from app.actions.records import reveal
 from app.actions.scoring import score_of
 from app.actions.visit import Chart, Visit, open_chart
@@ -32,12 +33,14 @@ async def trajectory_of(visit: Visit, chart: Chart, rows: list[Row] | None = Non
     steps = await rows_of(visit.connection, phase_transition, "occurred_at", episode_id=chart.episode_id)
     taken = [r for r in await rows_of(visit.connection, medication, "started_on", episode_id=chart.episode_id) if not r["entered_in_error"]]
     visit.trace.resources += [f"assessment/{r['id']}" for r in rows]
+    last_held = max((s["starts_at"] for s in held), default=None)
+    own_rows = [{**r, "treated": in_treatment(chart, last_held, r)} for r in rows]
     adult = is_adult(chart.episode["age_at_referral"])
     lines = sorted({(r["instrument"], str(BY_PERSON.get(r["respondent"], r["respondent"]))) for r in rows})
     return {
         "episode_id": chart.episode_id,
         "phase": chart.episode["phase"],
-        "instruments": [_line(instrument(code), who, rows, held, adult=adult) for code, who in lines],
+        "instruments": [_line(instrument(code), who, own_rows, held, adult=adult) for code, who in lines],
         "phases": [{"phase": s["to_phase"], "from": s["occurred_at"]} for s in steps],
         "medications": [reveal(chart.key, medication, r) for r in taken],
         **await _activity(visit, chart, held),
@@ -48,11 +51,7 @@ async def trajectory_of(visit: Visit, chart: Chart, rows: list[Row] | None = Non
 async def _activity(visit: Visit, chart: Chart, held: list[Row]) -> dict[str, Any]:
     """Return how the therapist's activity runs, joint sessions and those while risk was on hold left out."""
     changes = await rows_of(visit.connection, status_change, "occurred_at", episode_id=chart.episode_id)
-    levels = [
-        float(s["therapist_activity"])
-        for s in held
-        if s["therapist_activity"] is not None and s["joint_relationship_id"] is None and not _on_hold(s["starts_at"], changes)
-    ]
+    levels = activity_levels(held, changes)
     slope, thirds_of = activity_slope(levels), thirds(levels)
     trend = activity_trend(levels)
     return {
@@ -63,6 +62,18 @@ async def _activity(visit: Visit, chart: Chart, held: list[Row]) -> dict[str, An
     }
 
 
+def activity_levels(sessions: list[Row], changes: list[Row]) -> list[float]:
+    """Return the therapist's activity over held sessions in their order, joint ones and those while risk was on hold left out."""
+    return [
+        float(s["therapist_activity"])
+        for s in sorted(sessions, key=lambda s: s["starts_at"])
+        if s["status"] == "held"
+        and s["therapist_activity"] is not None
+        and s["joint_relationship_id"] is None
+        and not _on_hold(s["starts_at"], changes)
+    ]
+
+
 def _on_hold(moment: Any, changes: list[Row]) -> bool:
     before = [c["command"] for c in changes if c["occurred_at"] <= moment and c["command"] in {"hold_for_risk", "release_hold"}]
     return bool(before) and before[-1] == "hold_for_risk"
@@ -70,17 +81,16 @@ def _on_hold(moment: Any, changes: list[Row]) -> bool:
 
 def _line(questionnaire: Instrument, who: str, rows: list[Row], held: list[Row], *, adult: bool) -> dict[str, Any]:
     own = [r for r in rows if r["instrument"] == questionnaire.code and BY_PERSON.get(r["respondent"], r["respondent"]) == who]
-    treated = [r for r in own if r["follow_up_id"] is None and figure_of(r) is not None]
+    treated = [r for r in own if r["treated"] and figure_of(r) is not None]
     baseline = treated[0] if treated else None
     points = []
     for row in own:
         found = finding = None
-        if row["follow_up_id"] is not None and treated:
+        if not row["treated"] and treated:
             finding = follow_up_finding(questionnaire, score_of(treated[-1]), score_of(row), adult=adult)
-        number = row["session_number"] or sum(1 for s in held if s["starts_at"] <= row["answered_at"])
+        number = row["session_number"] or sum(1 for s in held if s["number"] is not None and s["starts_at"] <= row["answered_at"])
         if baseline is not None and row["id"] != baseline["id"]:
-            in_treatment = row["follow_up_id"] is None
-            found = change(questionnaire, score_of(baseline), score_of(row), adult=adult, sessions_held=number if in_treatment else 0)
+            found = change(questionnaire, score_of(baseline), score_of(row), adult=adult, sessions_held=number if row["treated"] else 0)
         points.append({**row, "assessment_id": row["id"], "score": figure_of(row), "change": found, "follow_up": finding})
     return {
         "code": questionnaire.code,

@@ -102,8 +102,8 @@ class AlertIn(In):
     """A clinician's concern."""
 
     episode_id: UUID
-    kind: AlertKind = "self_harm"
-    level: AlertLevel = Field(examples=["emergency"])
+    kind: AlertKind | None = Field(None, description="The concern's own, when left out")
+    level: AlertLevel = Field("review", examples=["emergency"], description="Raised where the concern asks for more")
     concern: Literal[
         "plan_or_intent",
         "attempt",

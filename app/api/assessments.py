@@ -80,6 +80,7 @@ class AssessmentOut(InChart):
     entered_in_error: bool
     error_reason: str | None = None
     imported: bool | None = None
+    flags: list[str] | None = Field(None, description="request_was_closed, request_was_for_another: kept all the same")
 
 
 class Submitted(AssessmentOut):

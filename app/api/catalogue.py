@@ -99,6 +99,7 @@ class ProtocolOut(Out):
     boundaries: dict[str, tuple[int, int]] = Field(description="Session numbers (first, last) of each phase; empty: no fixed phases")
     instruments: list[DueInstrumentOut]
     departures: list[str] = Field(description="Where it departs from the founding description, in words")
+    indications: list[str] = Field(description="Contraindications of other protocols that this one is for")
     sources: list[FigureOut]
     tasks: list[ProtocolTask]
     origin: str = "catalogue"
@@ -158,6 +159,7 @@ class InstrumentOut(Out):
     value_max: int
     total_max: int | None
     missing_allowed: int
+    may_be_missing: list[int] = Field(description="Which items may be missing; empty: any")
     lower_is_better: bool
     caseness: int | None
     reliable_change: int | None

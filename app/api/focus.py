@@ -7,7 +7,7 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field
 
-from app.actions.classification import choose_focus, get_classification, get_focus, put_indicators, run_classifier, work_on_area
+from app.actions.classification import choose_focus, get_classification, get_focus, put_indicators, run_classifier, with_plans, work_on_area
 from app.actions.course import get_singleton
 from app.actions.records import get_in_chart
 from app.actions.visit import open_chart
@@ -15,7 +15,6 @@ from app.api.inventory import Area, Pattern
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, Day, Flag, In, InChart, Label, MaybeProse, Moment, Out, Prose, Rating
 from app.domain.focus import FocusChoice
-from app.domain.focus_work import plan_for_stage
 from app.store.database import Row
 from app.store.tables.work import focus_area, indicator_set
 
@@ -279,7 +278,7 @@ async def read_focus(call: Annotated[Call, needs("classification:read")], episod
     """Read the decision on the focus."""
     row, areas = await get_focus(call.visit, episode_id)
     call.saw(areas, "focus_area")
-    return call.stored({**row, "focus_areas": [_planned(a) for a in areas]}, with_more=True)
+    return call.stored({**row, "focus_areas": areas}, with_more=True)
 
 
 @router.put("/focus", response_model=FocusOut)
@@ -289,7 +288,7 @@ async def decide_focus(call: Annotated[Call, needs("classification:write")], epi
     decided_at = values.pop("decided_at")
     call.made(await choose_focus(call.visit, episode_id, FocusChoice(**values), decided_at))
     row, areas = await get_focus(call.visit, episode_id)
-    return call.stored({**row, "focus_areas": [_planned(a) for a in areas]}, with_more=True)
+    return call.stored({**row, "focus_areas": areas}, with_more=True)
 
 
 class FocusAreaPatch(In):
@@ -312,12 +311,8 @@ class FocusAreaPatch(In):
 async def read_focus_area(call: Annotated[Call, needs("classification:read")], episode_id: UUID, focus_area_id: UUID) -> Row:
     """Read the work in one focus area."""
     chart = await open_chart(call.visit, episode_id)
-    return _planned(call.stored(await get_in_chart(call.visit, focus_area, chart, focus_area_id)))
-
-
-def _planned(area: Row) -> Row:
-    """Add the published plan for the stage of a dispute."""
-    return {**area, "plan_for_stage": plan_for_stage(area["area"], area["sub_state"])}
+    row = call.stored(await get_in_chart(call.visit, focus_area, chart, focus_area_id))
+    return (await with_plans(call.visit, chart, [row]))[0]
 
 
 @router.patch("/focus-areas/{focus_area_id}", response_model=FocusAreaOut)
@@ -328,7 +323,7 @@ async def update_focus_area(
     values = patch.sent()
     for done in values.get("strategies", []):
         done["done_on"] = _iso(done.get("done_on"))
-    return _planned(call.stored(await work_on_area(call.visit, episode_id, focus_area_id, values)))
+    return call.stored(await work_on_area(call.visit, episode_id, focus_area_id, values))
 
 
 def _iso(day: date | None) -> str | None:

@@ -71,7 +71,7 @@ class MaintenanceIn(In):
 
     id: NewId = None
     kind: Literal["continuation", "maintenance"] = "maintenance"
-    protocol: Code | None = Field(None, examples=["IPT-M"], description="IPT-M for maintenance, IPT-16 for continuation, when left out")
+    protocol: Code | None = Field(None, examples=["IPT-M"], description="IPT-M for maintenance, this course's own for continuation, when left out")
     external_ref: Reference | None = None
     referred_on: Day | None = Field(None, description="The patient's today, when left out")
     age_at_referral: Age | None = None

@@ -135,9 +135,20 @@ def _measures(course: Course) -> Iterator[Due]:
     coming = min((r["starts_at"] for r in course.sessions if r["status"] == "scheduled" and r["starts_at"] > course.now), default=None)
     for wanted in course.protocol.instruments:
         last = course.answers.get((wanted.code, wanted.respondent))
-        if _is_due(wanted, last, held, course):
+        if _is_due(wanted, last, held, course) or _is_near(wanted, last, coming, course.now):
             title = f"{wanted.code} by {wanted.respondent}"
             yield Due("measure", wanted.code, title, "now" if last is None else "soon", coming, f"instrument/{wanted.code}")
+
+
+def _is_near(wanted: DueInstrument, last: datetime | None, coming: datetime | None, now: datetime) -> bool:
+    """Tell whether a session comes within two days and its measure was not given yet: so that the session has its score."""
+    return (
+        wanted.due == "every_session"
+        and coming is not None
+        and last is not None
+        and coming - now <= MEASURE_BEFORE
+        and last < coming - MEASURE_BEFORE
+    )
 
 
 def _is_due(wanted: DueInstrument, last: datetime | None, held: Sequence[datetime], course: Course) -> bool:

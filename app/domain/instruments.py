@@ -57,7 +57,7 @@ class Instrument:
 
     `wording` is shipped (the items' texts stand here) or bring_your_own (only numbers and topics: the customer holds the
     licence and shows the text; answers come in by item number all the same). `headline` names the scale that is the score of an instrument
-    without a sum; None: it has no single score. `reliable_change` and `caseness` are in points of the score.
+    without a sum; None: it has no single score. `may_be_missing` names the items that `missing_allowed` is about; empty: any. `reliable_change` and `caseness` are in points of the score.
     """
 
     code: str
@@ -75,6 +75,7 @@ class Instrument:
     value_max: int
     total_max: int | None
     missing_allowed: int
+    may_be_missing: tuple[int, ...]
     lower_is_better: bool
     caseness: int | None
     reliable_change: int | None
@@ -123,6 +124,7 @@ DEFAULTS: Mapping[str, Any] = {
     "answers": [],
     "total_max": None,
     "missing_allowed": 0,
+    "may_be_missing": [],
     "lower_is_better": True,
     "caseness": None,
     "reliable_change": None,

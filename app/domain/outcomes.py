@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from app.domain.instruments import Instrument
 from app.domain.scoring import Change, Score, change
+from app.domain.sessions import NUMBERED
 
 FINISHED_FROM_CONTACTS = 2  # Source: NHS Talking Therapies: a finished course has two attended treatment contacts or more
 MARKERS = ("PHQ-9", "GAD-7")  # Source: the two questionnaires of the rule
@@ -71,7 +72,9 @@ def end_code(status: str, reason: str | None) -> str | None:
     """Return the NHS Talking Therapies end code of a treated course (46 to 49, 96); None while it runs. The mapping is own design."""
     if status not in {"completed", "ended_early", "closed"}:
         return None
-    return "46" if reason is None else END_CODES.get(reason, "96")
+    if reason is None:
+        return "46" if status != "ended_early" else "96"
+    return END_CODES.get(reason, "96")
 
 
 def finished_course(*, ended: bool, attended: int) -> bool:
@@ -91,14 +94,14 @@ def verdict(rule: str, pairs: Mapping[str, Pair], *, adult: bool, finished: bool
         if not finished
         else "Adult thresholds do not hold under 18, or with an unknown age."
         if not adult
-        else f"No pair of scores: {', '.join(missing)}."
+        else f"No pair of scores, one by the day of the first session and one later in the treatment: {', '.join(missing)}."
         if missing
         else None
     )
     if reason is not None:
         return Verdict(rule, False, reason, *[None] * 7)
     judged = [pairs[code] for code in wanted]
-    start, end = any(p.first.case for p in judged), any(p.last.case for p in judged)
+    start, end = any(_is_case(p, p.first) for p in judged), any(_is_case(p, p.last) for p in judged)
     reliable = [_reliable(p) for p in judged]
     if "not_assessable" in reliable:
         return Verdict(rule, False, "More than one item of a score was prorated.", start, end, *[None] * 5)
@@ -106,6 +109,11 @@ def verdict(rule: str, pairs: Mapping[str, Pair], *, adult: bool, finished: bool
     worse = "deterioration" in reliable and "improvement" not in reliable
     recovery = not end if start else None
     return Verdict(rule, True, None, start, end, recovery, better, worse, (recovery and better) if start else None, not better and not worse)
+
+
+def _is_case(pair: Pair, found: Score) -> bool:
+    """Judge caseness here, by the adult threshold: what was stored with the answer may not have known the age."""
+    return found.total is not None and pair.instrument.caseness is not None and found.total >= pair.instrument.caseness
 
 
 def _reliable(pair: Pair) -> str:
@@ -119,9 +127,11 @@ def compare(pair: Pair, *, adult: bool) -> Change | None:
 
 
 def attendance(sessions: Sequence[Mapping[str, object]]) -> dict[str, int]:
-    """Count sessions by how they went: attended, missed, cancelled by the patient, cancelled by the provider, technical failures."""
+    """Count the sessions of the course (not those beside it) by how they went: attended, missed, cancelled by the patient, cancelled by the provider, technical failures."""
     found = {"attended": 0, "missed": 0, "cancelled_by_patient": 0, "cancelled_by_provider": 0, "technical_failure": 0}
     for row in sessions:
+        if (row.get("kind") or "course") not in NUMBERED:
+            continue
         how = str(row.get("attendance") or "")
         if row.get("status") == "held":
             found["attended"] += 1

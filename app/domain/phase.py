@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, Unmet
+from app.domain.instruments import ADULT_AGE
 from app.domain.protocols import Protocol, Task
 from app.domain.risk import ClinicianOnly
 
@@ -174,7 +175,8 @@ def _into_follow_up(facts: Facts, protocol: Protocol) -> list[Unmet]:
     if not (facts.measured_at_the_end or facts.final_assessment_excused):
         text = "A final measure lies within 14 days of the last session held, or is recorded as refused or unreachable."
         unmet.append(Unmet("final_measure_taken", text, "own design"))
-    if facts.responded is not True and task_status(protocol.task("alternative_offered"), facts) == OWED:
+    adult = facts.age_at_referral is None or facts.age_at_referral >= ADULT_AGE  # what counts as response is not established under 18
+    if adult and facts.responded is not True and task_status(protocol.task("alternative_offered"), facts) == OWED:
         text = "The patient has not responded, as far as measured: another treatment is offered."
         unmet.append(Unmet("alternative_offered", text, "The Guide to IPT, chapter 9"))
     return unmet

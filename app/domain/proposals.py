@@ -81,13 +81,13 @@ def check_span(indicator: str, text: str, start: int, end: int) -> str:
 
 def _all(people: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], onset: date | None, today: date) -> Iterator[Proposal]:
     for person in people:
-        yield from _of_the_dead(person, today) if person["status"] == "deceased" else _of_the_living(person)
+        yield from _of_the_dead(person, onset, today) if person["status"] == "deceased" else _of_the_living(person)
     for event in events:
         yield from _of_a_death(event, onset) if event["type"] in {*DEATHS, "anniversary"} else _of_a_change(event, onset)
     yield from _of_the_whole(people, events, onset)
 
 
-def _of_the_dead(person: Mapping[str, Any], today: date) -> Iterator[Proposal]:
+def _of_the_dead(person: Mapping[str, Any], onset: date | None, today: date) -> Iterator[Proposal]:
     who = str(person["id"])
     signs = set(person.get("mourning_signs") or ())
     yield Proposal("significant_person_died", "present", "a person of the inventory has died", who)
@@ -96,7 +96,8 @@ def _of_the_dead(person: Mapping[str, Any], today: date) -> Iterator[Proposal]:
         value = "present" if len(avoided) > 1 and "not_customary" not in signs else "possible"
         yield Proposal("mourning_avoided_or_delayed", value, f"mourning signs: {_listed(avoided)}", who)
     died = person.get("death_date")
-    if signs & YEARNING and isinstance(died, date):
+    known = isinstance(died, date) and person.get("death_date_precision") != "year"
+    if signs & YEARNING and known and isinstance(died, date):
         beyond = _months_after(died, YEARNING_MONTHS) < today
         yield Proposal("persistent_yearning", "present" if beyond else "not_applicable", "yearning or preoccupation, by the date of the death", who)
     for code, of in (("distorted_expression", DISTORTED), ("unresolved_guilt_or_anger", MIXED)):
@@ -104,6 +105,8 @@ def _of_the_dead(person: Mapping[str, Any], today: date) -> Iterator[Proposal]:
             yield Proposal(code, "present", f"mourning signs: {_listed(signs & of)}", who)
     if person.get("linked_to_onset") in VALUE_OF_LINK:
         yield Proposal("onset_linked_to_death", VALUE_OF_LINK[person["linked_to_onset"]], "the person is marked as linked to the onset", who)
+    elif _in_window(died, onset):
+        yield Proposal("onset_linked_to_death", "possible", "the death lies in the year before the onset", who)
 
 
 def _of_the_living(person: Mapping[str, Any]) -> Iterator[Proposal]:
@@ -111,13 +114,18 @@ def _of_the_living(person: Mapping[str, Any]) -> Iterator[Proposal]:
     conflict = (person.get("conflict_level") or 0) >= CONFLICT_FROM
     mismatch = person.get("expectation_mismatch")
     stage = person.get("dispute_stage") or "none"
+    care = "" if person["safety"] == "none" else "; it carries a safety mark: safety comes first"
     if person["status"] != "current":
         if stage == "dissolution" or (person["status"] == "past" and conflict):
             yield Proposal("relation_ended", "possible", "the relation is past or estranged", who)
+        elif person["status"] == "estranged" and (conflict or stage != "none"):
+            yield Proposal("continuing_relation_with_other", "possible", f"estranged: a dispute may show as silence{care}", who)
         return
     if not (conflict or mismatch in {"moderate", "severe"} or stage != "none"):
         return
-    yield Proposal("continuing_relation_with_other", "present", "a current relation with conflict, unmet expectations or a stage of dispute", who)
+    yield Proposal(
+        "continuing_relation_with_other", "present", f"a current relation with conflict, unmet expectations or a stage of dispute{care}", who
+    )
     if mismatch in {"moderate", "severe"}:
         yield Proposal("nonreciprocal_expectations", "present" if mismatch == "severe" else "possible", f"expectation mismatch: {mismatch}", who)
     if person.get("linked_to_onset") in VALUE_OF_LINK:
@@ -132,7 +140,10 @@ def _of_the_living(person: Mapping[str, Any]) -> Iterator[Proposal]:
 
 def _of_a_death(event: Mapping[str, Any], onset: date | None) -> Iterator[Proposal]:
     which = str(event["id"])
-    if event["type"] in DEATHS:
+    if event["type"] == "pregnancy_loss":  # the clinician chooses grief or transition
+        yield Proposal("significant_person_died", "possible", "a pregnancy loss: grief or transition", None, which)
+        yield Proposal("role_change_identified", "possible", "a pregnancy loss: grief or transition", None, which)
+    elif event["type"] in DEATHS:
         yield Proposal("significant_person_died", "present", f"life event: {event['type']}", None, which)
     value = VALUE_OF_LINK.get(event["linked_to_onset"]) or ("possible" if _near(event, onset) else None)
     if value:
@@ -157,7 +168,7 @@ def _of_a_change(event: Mapping[str, Any], onset: date | None) -> Iterator[Propo
 
 def _of_the_whole(people: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], onset: date | None) -> Iterator[Proposal]:
     living = [p for p in people if p["status"] != "deceased"]
-    shared = _shared_patterns(living)
+    shared = _shared_patterns([p for p in living if p["safety"] == "none"])  # submission to somebody dangerous is no pattern
     if shared:
         name, count = shared
         yield Proposal("repeating_pattern", "present" if count >= PATTERN_IN else "possible", f"{name} with {count} people")
@@ -165,10 +176,12 @@ def _of_the_whole(people: Sequence[Mapping[str, Any]], events: Sequence[Mapping[
             yield Proposal("same_pattern_with_everybody", "possible", f"{name} with everybody in the inventory")
     close = sum(1 for p in people if (p.get("closeness_before_onset") or INNER_RINGS + 1) <= INNER_RINGS)
     confidants = sum(1 for p in living if (p.get("confiding") or 0) >= CONFIDANT_FROM)
-    rated = len(people) >= RELATIONSHIPS_IN_A_TAKEN_INVENTORY and any(p.get("closeness_before_onset") for p in people)
-    if rated and close <= 1 and not confidants:
-        yield Proposal("few_close_ties_before_onset", "present", f"{close} in the inner rings before the onset, nobody to confide in")
-    if onset is not None and events and not any(e["linked_to_onset"] != "none" or _near(e, onset) for e in events):
+    whole = len(people) >= RELATIONSHIPS_IN_A_TAKEN_INVENTORY and all(
+        p.get("closeness_before_onset") and p.get("confiding") is not None for p in living
+    )
+    if whole and close <= 1 and not confidants:  # what was not asked is no evidence
+        yield Proposal("few_close_ties_before_onset", "possible", f"{close} in the inner rings before the onset; now nobody to confide in")
+    if onset is not None and events and not _something_near(people, events, onset):
         yield Proposal("no_life_event_near_onset", "possible", "no recorded event lies in the year before the onset or is linked to it")
 
 
@@ -181,10 +194,23 @@ def _shared_patterns(living: Iterable[Mapping[str, Any]]) -> tuple[str, int] | N
     return None if best is None or counts[best] < PATTERN_IN - 1 else (best, counts[best])
 
 
+def _something_near(people: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], onset: date) -> bool:
+    """Tell whether anything recorded is linked to the onset or near it, or has no date and might be."""
+    if any(
+        (p.get("linked_to_onset") or "none") != "none" or _in_window(p.get("death_date"), onset) or _in_window(p.get("recent_change_on"), onset)
+        for p in people
+    ):
+        return True
+    return any(e["linked_to_onset"] != "none" or e.get("happened_on") is None or _near(e, onset) for e in events)
+
+
+def _in_window(day: object, onset: date | None) -> bool:
+    return onset is not None and isinstance(day, date) and _months_after(onset, -WINDOW_MONTHS) <= day <= onset
+
+
 def _near(event: Mapping[str, Any], onset: date | None) -> bool:
     """Tell whether an event lies in the year before the onset."""
-    happened = event.get("happened_on")
-    return onset is not None and isinstance(happened, date) and _months_after(onset, -WINDOW_MONTHS) <= happened <= onset
+    return _in_window(event.get("happened_on"), onset)
 
 
 def _months_after(day: date, months: int) -> date:

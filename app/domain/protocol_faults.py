@@ -39,7 +39,7 @@ NUMBERS = [
 ]
 TEXTS = ["code", "name", "format", "population", "no_areas_reason"]
 FLAGS = ["specialist", "four_areas"]
-LISTS = ["instruments", "departures", "sources", "extra_tasks", "without_tasks"]
+LISTS = ["instruments", "departures", "sources", "extra_tasks", "without_tasks", "indications"]
 DEFAULTS: Mapping[str, Any] = {
     "no_areas_reason": "",
     "extension_weeks_min": 0,
@@ -54,6 +54,7 @@ DEFAULTS: Mapping[str, Any] = {
     "departures": [],
     "extra_tasks": [],
     "without_tasks": [],
+    "indications": [],
 }
 _CODE = re.compile(r"[A-Z][A-Z0-9-]{1,29}")
 _SLUG = re.compile(r"[a-z][a-z0-9_]{1,59}")
@@ -94,7 +95,7 @@ def _items(plain: Mapping[str, Any]) -> Iterator[Fault]:
     for name, (needed, optional) in shapes.items():
         for n, item in enumerate(plain[name]):
             yield from _item(f"/{name}/{n}", item, needed, optional)
-    for name in ("departures", "without_tasks"):
+    for name in ("departures", "without_tasks", "indications"):
         yield from (Fault(f"/{name}/{n}", "must be text") for n, text in enumerate(plain[name]) if not _is_text(text))
 
 

@@ -1,7 +1,7 @@
 """Treatment protocols: what a course of IPT is made of, read from the catalogue, or registered by a partner, as data."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Any
@@ -11,6 +11,7 @@ from app.domain.protocol_faults import DEFAULTS, FLAGS, FULL_COURSE_FROM_SESSION
 from app.domain.reading import read_catalogue
 
 TAPER_ORDER = ("twice_weekly", "weekly", "fortnightly", "monthly")
+ASKED_WITHOUT_PHASES = {"risk_assessed", "baseline_measured", "contract_agreed"}
 SHORTEST_BEGINNING = 2  # own design: assessment and inventory need two sessions
 
 
@@ -52,7 +53,7 @@ class DueInstrument:
 class Protocol:
     """One version of a treatment protocol. Sessions are counted, lengths are minutes, spans are weeks.
 
-    `boundaries` is empty for a protocol without fixed phases. `four_areas` is False where the four problem areas of IPT
+    `indications` are contraindications of other protocols that this one is for. `boundaries` is empty for a protocol without fixed phases. `four_areas` is False where the four problem areas of IPT
     do not belong; `no_areas_reason` then says why. `origin` is catalogue or partner.
     """
 
@@ -84,6 +85,7 @@ class Protocol:
     boundaries: Mapping[str, tuple[int, int]]
     instruments: tuple[DueInstrument, ...]
     departures: tuple[str, ...]
+    indications: tuple[str, ...]
     sources: tuple[Figure, ...]
     tasks: tuple[Task, ...]
     origin: str = "catalogue"
@@ -149,8 +151,13 @@ def last_session_before_the_ending(protocol: Protocol, sessions: int, per_week: 
     return plan.middle[1] if plan else max(0, sessions - max(1, int(protocol.termination_weeks * per_week)))
 
 
-def extension_faults(protocol: Protocol, sessions: int, per_week: float) -> list[Fault]:
-    """Return what is wrong with a contracted number. A longer course adds the protocol's weeks of extension or more."""
+def extension_faults(protocol: Protocol, sessions: int, per_week: float, *, amended: bool = False) -> list[Fault]:
+    """Return what is wrong with a contracted number. A longer course adds the protocol's weeks of extension or more.
+
+    An amendment, which has its reason, may shorten a course, and lengthen one whose protocol says nothing of extension.
+    """
+    if amended and (sessions < protocol.sessions_min or not protocol.extension_weeks_min):
+        return []
     if sessions < protocol.sessions_min:
         return [Fault("/sessions", f"{protocol.code} runs for {protocol.sessions_min} to {protocol.sessions_max} sessions")]
     if sessions <= protocol.sessions_max:
@@ -173,12 +180,13 @@ def protocol_from(mapping: Mapping[str, Any], tasks: tuple[Task, ...], origin: s
     faults = list(faults_of(plain))
     if faults:
         raise ProtocolInvalid(faults=faults)
-    own = tuple(t for t in tasks if _belongs(t, plain)) + tuple(_extra(t) for t in plain["extra_tasks"])
+    own = tuple(_placed(t, plain) for t in tasks if _belongs(t, plain)) + tuple(_extra(t) for t in plain["extra_tasks"])
     return Protocol(
         **{name: plain[name] for name in NUMBERS + TEXTS + FLAGS},
         boundaries={phase: (span[0], span[1]) for phase, span in plain["boundaries"].items()},
         instruments=tuple(DueInstrument(**i) for i in plain["instruments"]),
         departures=tuple(plain["departures"]),
+        indications=tuple(plain["indications"]),
         sources=tuple(Figure(**s) for s in plain["sources"]),
         tasks=own,
         origin=origin,
@@ -191,7 +199,12 @@ def _belongs(task: Task, plain: Mapping[str, Any]) -> bool:
         return False
     if task.met_by == "focus" and not plain["four_areas"]:
         return False
-    return bool(plain["boundaries"]) or task.phase != "initial"
+    return bool(plain["boundaries"]) or task.phase != "initial" or task.code in ASKED_WITHOUT_PHASES
+
+
+def _placed(task: Task, plain: Mapping[str, Any]) -> Task:
+    """Without an initial phase, what is asked of every course is owed while the work goes on."""
+    return task if plain["boundaries"] or task.phase != "initial" else replace(task, phase="middle", gate=False)
 
 
 def _extra(row: Mapping[str, Any]) -> Task:

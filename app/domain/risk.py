@@ -4,9 +4,10 @@ The service displays an answer and makes sure that somebody sees it. It never es
 there is none: a negative item is not evidence of safety.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid
 from app.domain.instruments import Instrument
@@ -14,6 +15,16 @@ from app.domain.scoring import Score
 
 LEVELS = ("review", "urgent", "emergency")
 KINDS = ("self_harm", "harm_to_others", "psychosis", "safeguarding")
+CONCERNS = {
+    "plan_or_intent": ("self_harm", "urgent"),
+    "attempt": ("self_harm", "urgent"),
+    "acute_suicidality": ("self_harm", "emergency"),
+    "thoughts_of_harming_a_baby": ("harm_to_others", "emergency"),
+    "psychosis_after_birth": ("psychosis", "emergency"),
+    "harm_to_others": ("harm_to_others", "urgent"),
+    "safeguarding": ("safeguarding", "urgent"),
+    "other": ("self_harm", "review"),
+}
 LONGEST_KNOWN_STABLE = timedelta(days=28)  # own design: a finding of known and stable risk is looked at anew after four weeks
 ESCALATE_AGAIN_AFTER = {"review": timedelta(hours=24), "urgent": timedelta(hours=1), "emergency": timedelta(minutes=15)}  # own design
 DUE_WITHIN = {"review": timedelta(hours=24), "urgent": timedelta(hours=4), "emergency": timedelta(0)}  # own design
@@ -28,6 +39,10 @@ class RiskResponderMissing(Conflict):
 
 class StandingTooLong(Invalid):
     """Known and stable is a finding for a while: it must end after now and within 28 days."""
+
+
+class StandingOnEmergency(Conflict):
+    """An emergency is acted on; it is not found known and stable."""
 
 
 class AlertAlreadyClosed(Conflict):
@@ -66,8 +81,29 @@ def trigger_of(questionnaire: Instrument, answers: Mapping[int, int | None], sco
     return max(found, key=lambda t: (LEVELS.index(t.level), t.value is not None), default=None)
 
 
-def check_standing(until: datetime, now: datetime) -> None:
-    """Raise StandingTooLong unless a finding of known and stable risk ends within 28 days from now."""
+def is_known(before: Sequence[Mapping[str, Any]], trigger: Mapping[str, Any]) -> bool:
+    """Tell whether a trigger is an answer that was there already: the same item of the same instrument, no higher than it was.
+
+    A missing answer, a clinician's concern and a safety mark are never known; neither is anything that asks for somebody at once.
+    """
+    if trigger.get("value") is None or trigger.get("level") == "emergency":
+        return False
+    same = [
+        t["value"] for t in before if (t.get("instrument"), t.get("item")) == (trigger["instrument"], trigger["item"]) and t.get("value") is not None
+    ]
+    return bool(same) and trigger["value"] <= max(same)
+
+
+def of_concern(concern: str, kind: str | None, level: str) -> tuple[str, str]:
+    """Return the kind of alert and its level for a clinician's concern: never lower than the concern asks for. Own design."""
+    own_kind, floor = CONCERNS[concern]
+    return kind or own_kind, higher(level, floor)
+
+
+def check_standing(until: datetime, now: datetime, level: str) -> None:
+    """Raise StandingTooLong unless a finding of known and stable risk ends within 28 days; StandingOnEmergency for an emergency."""
+    if level == "emergency":
+        raise StandingOnEmergency
     if not now < until <= now + LONGEST_KNOWN_STABLE:
         raise StandingTooLong(faults=[Fault("/until", "must lie after now and within 28 days")])
 
@@ -84,9 +120,13 @@ def higher(one: str, other: str) -> str:
     return max(one, other, key=LEVELS.index)
 
 
-def due_at(level: str, now: datetime) -> datetime:
-    """Return when an alert of this level is due, counted from its receipt."""
-    return now + DUE_WITHIN[level]
+def due_at(level: str, now: datetime, late: timedelta | None = None) -> datetime:
+    """Return when an alert of this level is due, counted from its receipt.
+
+    An answer older than its level's own time wakes nobody as if it were new: somebody reviews it within a day.
+    """
+    stale = late is not None and late > DUE_WITHIN[level]
+    return now + (DUE_WITHIN["review"] if stale else DUE_WITHIN[level])
 
 
 def late_by(answered_at: datetime, now: datetime) -> timedelta | None:

@@ -13,7 +13,7 @@ ON_TRACK_SHARE = 0.2  # own design after the early-change literature: 20 % bette
 ON_TRACK_SESSION = 4
 SCALE_DECIMALS = 2
 Z_95 = 1.96  # two-sided 95 %: Jacobson and Truax 1991
-ON_TRACK_RULE = "Not on track from session 4 on with under 20 % improvement from baseline, or with a reliable deterioration (own design)."
+ON_TRACK_RULE = "Not on track from session 4 on with under 20 % improvement from baseline, or with a reliable deterioration; not judged under caseness at the start, nor in remission (own design)."
 
 
 class AnswersInvalid(Invalid):
@@ -68,7 +68,8 @@ def score(questionnaire: Instrument, answers: Mapping[int, int | None], age: int
     partial = sum(points.values())
     unknown_risk = any(r.item in missing and r.missing_is_unknown for r in questionnaire.risk_items)
     counted = [n for n in missing if not any(r.item == n and not r.missing_is_unknown for r in questionnaire.risk_items)]
-    if unknown_risk or len(counted) > questionnaire.missing_allowed or not given:
+    only = questionnaire.may_be_missing
+    if unknown_risk or len(counted) > questionnaire.missing_allowed or not given or (only and not set(counted) <= set(only)):
         return Score(partial, None, None, None, missing, prorated=False)
     scales = _scales(questionnaire, points)
     total = _total(questionnaire, points, scales, counted)
@@ -157,7 +158,12 @@ def _on_track(questionnaire: Instrument, baseline: float, points: float, reliabl
         return None
     if reliable == "deterioration":
         return False
-    return None if sessions_held < ON_TRACK_SESSION else points >= ON_TRACK_SHARE * baseline
+    if sessions_held < ON_TRACK_SESSION:
+        return None
+    if points >= ON_TRACK_SHARE * baseline > 0:
+        return True
+    well = baseline < (questionnaire.caseness or 0) or baseline - points < (questionnaire.remission_below or 0)
+    return None if well else False  # who stays well, or was never a case, is not off track
 
 
 def _reliable(questionnaire: Instrument, baseline: Score, later: Score, points: float) -> str:

@@ -95,4 +95,4 @@ def follow_up_finding(questionnaire: Instrument, at_end: Score, at_follow_up: Sc
         return None
     cut = questionnaire.caseness
     relapse = before < cut <= after if adult and cut is not None and questionnaire.lower_is_better else None
-    return FollowUpFinding(found.points, relapse, found.reliable == "improvement" if adult else None)
+    return FollowUpFinding(found.points, relapse, (found.reliable == "improvement") if adult and found.reliable != "not_assessable" else None)

@@ -1,6 +1,7 @@
 """The daily work around sessions: its enumerations and the few rules that it has."""
 
-from datetime import date, datetime
+from collections.abc import Sequence
+from datetime import date
 
 from app.domain.errors import Conflict, Fault, Invalid
 
@@ -63,6 +64,9 @@ def check_request(request: dict[str, object], instrument: str, respondent: str) 
         raise RequestUnfit(faults=[Fault("/request_id", f"asks for {request['instrument']} by {request['respondent']}")])
 
 
-def worse_after(tried_on: date | None, changes: list[tuple[datetime, str]]) -> bool:
-    """Tell whether symptoms were reliably worse at some time after a change was tried. `changes`: (when, reliable change since baseline)."""
-    return tried_on is not None and any(when.date() >= tried_on and reliable == "deterioration" for when, reliable in changes)
+def worse_after(tried_on: date | None, scores: Sequence[tuple[date, int]], threshold: int) -> bool:
+    """Tell whether a score after a change was tried is reliably worse than the last one before it. `scores`: (day, total), oldest first."""
+    if tried_on is None:
+        return False
+    before = [total for day, total in scores if day <= tried_on]
+    return bool(before) and any(total - before[-1] >= threshold for day, total in scores if day > tried_on)

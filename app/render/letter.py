@@ -103,13 +103,15 @@ def _span(row: Row) -> str:
 
 
 def _alerts(found: Row) -> Section:
-    rows = [f"{_words(a['kind'])}, {a['level']}, opened {str(a['opened_at'])[:10]}: {a['status']}" for a in found["risk_alerts"]]
-    return Section("Risk alerts", tuple(rows) or ("None was opened. That is not evidence of safety.",))
+    shown = [a for a in found["risk_alerts"] if a["kind"] != "safeguarding"]  # a letter opened at home must not betray a safety mark
+    rows = [f"{_words(a['kind'])}, {a['level']}, opened {str(a['opened_at'])[:10]}: {a['status']}" for a in shown]
+    left_out = "Matters of safety in relationships are never part of this letter."
+    return Section("Risk alerts", (*rows, left_out) if rows else ("None is listed. That is not evidence of safety.", left_out))
 
 
 def _ending(found: Row) -> Iterable[Section]:
     early, ending = found["early_ending"], found["termination"]
-    if early:
+    if early and "ended_early" in {found["episode"]["status"], found["episode"]["ended_as"]}:
         last = "" if early["last_total"] is None else f" Last PHQ-9 available: {early['last_total']}."
         yield Section("Ending", (f"Ended early on {early['ended_on']}: {_words(early['reason'])}.{last}",))
     if not ending:

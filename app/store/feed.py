@@ -100,15 +100,16 @@ async def page_changes(
 
 async def states_at(connection: Connection, entities: Sequence[str], episode_id: UUID, moment: datetime) -> list[Row]:
     """Return the newest change, up to a moment, of each row of some kinds of an episode."""
-    query = (
-        sa.select(change)
-        .distinct(change.c.entity, change.c.entity_id)
+    newest = (
+        sa.select(sa.func.max(change.c.seq))
         .where(
             change.c.partner_id == connection.partner_id,
             change.c.episode_id == episode_id,
             change.c.entity.in_(entities),
             change.c.at <= moment,
         )
-        .order_by(change.c.entity, change.c.entity_id, change.c.seq.desc())
+        .group_by(change.c.entity, change.c.entity_id)
     )
-    return await connection.rows(query)
+    return await connection.rows(
+        sa.select(change).where(change.c.partner_id == connection.partner_id, change.c.seq.in_(newest)).order_by(change.c.seq)
+    )

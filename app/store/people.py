@@ -11,6 +11,7 @@ from app.store.rows import own, page
 from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
 from app.store.tables.people import care_team, clinician, episode, patient, patient_key
+from app.store.tables.work import risk_alert
 
 
 def in_caseload(connection: Connection, clinician_id: UUID | None, *, patient_id: Any = None, episode_id: Any = None) -> sa.ColumnElement[bool]:
@@ -55,8 +56,11 @@ async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUI
 async def page_charts(
     connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[Row]:
-    """Return a page of charts by id, those whose record is closed left out; `filters` by clinician, patient, ids."""
-    query = _charts(connection, clinician_id).where(episode.c.status != "closed")
+    """Return a page of charts by id, closed records without an open alert left out; `filters` by clinician and patient."""
+    waiting = sa.exists().where(
+        risk_alert.c.partner_id == connection.partner_id, risk_alert.c.episode_id == episode.c.id, risk_alert.c.status != "closed"
+    )
+    query = _charts(connection, clinician_id).where(sa.or_(episode.c.status != "closed", waiting))
     if filters.get("patient_id") is not None:
         query = query.where(of_patient(connection, episode.c.patient_id, filters["patient_id"]))
     if filters.get("clinician_id") is not None:
@@ -68,6 +72,7 @@ def of_patient(connection: Connection, column: sa.ColumnElement[Any], patient_id
     """Return the condition that a row is of a patient, or of one that was found to be the same person."""
     t = patient.alias("same_person")
     mine = sa.select(t.c.id).where(t.c.partner_id == connection.partner_id, sa.or_(t.c.id == patient_id, t.c.merged_into == patient_id))
+    mine = mine.correlate_except(t)
     return column.in_(mine)
 
 

@@ -90,11 +90,12 @@ async def scores(connection: Connection, *episode_ids: UUID) -> list[Row]:
 
 
 async def sessions_held_before(connection: Connection, episode_id: UUID, moment: Any) -> int:
-    """Return how many sessions were held up to a moment."""
+    """Return how many sessions of the course were held up to a moment."""
     query = sa.select(sa.func.count()).where(
         own(connection, session),
         session.c.episode_id == episode_id,
         session.c.status == "held",
+        session.c.number.is_not(None),
         ~session.c.entered_in_error,
         session.c.starts_at <= moment,
     )

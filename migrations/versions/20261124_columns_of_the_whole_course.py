@@ -22,6 +22,7 @@ def upgrade() -> None:
     Foreign keys are not validated: every value is empty yet, and the validating query would meet forced row security without a partner.
     """
     op.add_column("assessment", sa.Column("scales", JSONB(none_as_null=True), nullable=True))
+    op.add_column("assessment", sa.Column("flags", JSONB(none_as_null=True), nullable=True))
     op.add_column("assessment", sa.Column("request_id", sa.Uuid(), nullable=True))
     op.add_column("assessment", sa.Column("imported", sa.Boolean(), nullable=True))
     op.create_foreign_key(
@@ -108,6 +109,7 @@ def upgrade() -> None:
     op.create_check_constraint(op.f("ck_session_kind"), "session", "kind IN ('course', 'assessment', 'pre_group', 'parent', 'booster', 'crisis')")
     grant("SELECT", "episode", "patient", "patient_key", "care_team", "partner_protocol", to="ipt_worker")
     grant("SELECT, UPDATE", "risk_alert", "change_clock", to="ipt_worker")
+    grant("UPDATE (updated_at)", "episode", to="ipt_worker")  # what it takes to lock a chart; it changes nothing there
     grant("INSERT", "change", "audit_event", to="ipt_worker")
 
 
@@ -158,4 +160,5 @@ def downgrade() -> None:
     op.drop_column("contract", "taper")
     op.drop_column("assessment", "imported")
     op.drop_column("assessment", "request_id")
+    op.drop_column("assessment", "flags")
     op.drop_column("assessment", "scales")

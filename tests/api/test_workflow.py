@@ -90,12 +90,13 @@ def test_a_request_is_met_by_the_answer_that_names_it_and_by_no_other(partner, e
     mine = partner.post(path, {"instrument": "PHQ-9", "due_at": ahead(days=2)})
     parent = partner.post(path, {"instrument": "SMFQ", "respondent": "parent", "due_at": ahead(days=2)})
     body = {"instrument": "PHQ-9", "answers": PHQ9, "answered_at": now(), "request_id": parent["id"]}
-    assert partner.send("POST", f"{episode.path}/assessments", body).json()["type"] == "/problems/request-unfit"
+    unfit = partner.post(f"{episode.path}/assessments", body)
+    assert unfit["flags"] == ["request_was_for_another"]  # an answer is not refused for that
     done = partner.post(f"{episode.path}/assessments", body | {"request_id": mine["id"]})
     met = partner.get(f"{path}/{mine['id']}")
     assert (met["status"], met["assessment_id"]) == ("answered", done["id"])
-    twice = partner.send("POST", f"{episode.path}/assessments", body | {"request_id": mine["id"]})
-    assert twice.json()["type"] == "/problems/request-done"
+    late = partner.post(f"{episode.path}/assessments", body | {"request_id": mine["id"], "answers": {**PHQ9, "9": 2}})
+    assert (late["flags"], late["risk_alert"]["level"]) == (["request_was_closed"], "urgent")
     answers = {str(n): 1 for n in range(1, 14)}
     told = partner.post(
         f"{episode.path}/assessments",
@@ -186,6 +187,21 @@ def test_known_and_stable_silences_what_is_no_higher_for_a_while_only(partner, e
     assert (found["status"], found["known_stable_until"] is not None) == ("acknowledged", True)
     same = episode.assess({**PHQ9, "9": 1}, days=0, answered_at=now())["risk_alert"]
     assert (same["status"], len(same["triggers"])) == ("acknowledged", 2)
+    other = episode.assess({str(n): 1 if n == 6 else 0 for n in range(1, 11)}, instrument="CORE-10", days=0, answered_at=now())["risk_alert"]
+    assert other["status"] == "open"  # another item is nothing that was known
+    partner.post(path, {"until": ahead(days=14), "standing_note": "x"}, token=episode.token)
+    emergency = partner.post("/v1/risk-alerts", {"episode_id": episode.id, "concern": "acute_suicidality"}, token=episode.token)
+    assert (emergency["level"], emergency["status"]) == ("emergency", "open")  # never lower than the concern asks for
+    assert (
+        partner.send("POST", path, {"until": ahead(days=1), "standing_note": "x"}, token=episode.token).json()["type"]
+        == "/problems/standing-on-emergency"
+    )
+
+
+def test_a_higher_answer_ends_the_finding(partner, episode):
+    alert = episode.assess({**PHQ9, "9": 1}, days=0, answered_at=now())["risk_alert"]
+    path = f"/v1/risk-alerts/{alert['id']}/standing"
+    partner.post(path, {"until": ahead(days=14), "standing_note": "x"}, token=episode.token)
     higher = episode.assess({**PHQ9, "9": 3}, days=0, answered_at=now())["risk_alert"]
     assert (higher["status"], higher["level"], higher["known_stable_until"]) == ("open", "urgent", None)
 

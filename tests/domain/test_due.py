@@ -125,6 +125,15 @@ def test_the_rules_of_the_daily_work():
         check_request(request, "PHQ-9", "parent")
     with pytest.raises(RequestDone):
         check_request(request | {"status": "answered"}, "PHQ-9", "patient")
-    assert worse_after(NOW.date(), [(NOW - DAY, "deterioration"), (NOW + DAY, "deterioration")])
-    assert not worse_after(NOW.date(), [(NOW - DAY, "deterioration"), (NOW + DAY, "none")])
-    assert not worse_after(None, [(NOW, "deterioration")])
+    day = NOW.date()
+    assert worse_after(day, [(day - 9 * DAY, 20), (day - DAY, 8), (day + DAY, 14)], 6)  # better than at the start, worse than before the attempt
+    assert not worse_after(day, [(day - 9 * DAY, 8), (day - DAY, 14), (day + DAY, 14)], 6)
+    assert not worse_after(day, [(day + DAY, 20)], 6)
+    assert not worse_after(None, [(day, 20)], 6)
+
+
+@pytest.mark.parametrize(("last", "coming", "due"), [(-1, 1, False), (-3, 1, True), (-3, 5, False)])
+def test_a_measure_of_every_session_is_due_before_the_session(last, coming, due):
+    answers = {(c, "patient"): NOW + last * DAY for c in ("PHQ-9", "GAD-7", "RAND-36-SF", "IPIP-IPC")}
+    found = due_items(course(sessions=[session("held", -3.5), session("scheduled", coming)], answers=answers))
+    assert ("PHQ-9" in {i.code for i in found if i.kind == "measure"}) is due

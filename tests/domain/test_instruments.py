@@ -189,9 +189,10 @@ def test_totals_stay_within_their_range_whatever_is_answered(code, data):
         return
     found = score(known, answers)
     assert found.total is None or 0 <= found.total <= known.total_max
-    assert (found.total is None) == (
+    assert (found.total is None) == bool(
         all(v is None for v in answers.values())
         or any(answers[r.item] is None and r.missing_is_unknown for r in known.risk_items)
+        or (known.may_be_missing and not set(found.missing) <= set(known.may_be_missing))
         or len([n for n in found.missing if not any(r.item == n and not r.missing_is_unknown for r in known.risk_items)]) > known.missing_allowed
     )
 
@@ -201,3 +202,16 @@ def test_teens_have_a_screening_cut_and_no_reliable_change():
     assert score(PHQ9, answers_by_number([2, 1, 1, 1, 1, 1, 1, 1, 1]), age=15).case is False
     assert found.case is True
     assert change(PHQ9, found, phq(0, 0, 0, 0, 0, 0, 0, 0, 0), adult=False, sessions_held=6).reliable == "not_assessable"
+
+
+def test_only_the_first_item_of_the_wsas_may_not_apply():
+    wsas = instrument("WSAS")
+    assert score(wsas, dict.fromkeys(range(2, 6), 4)).total == 20
+    assert score(wsas, dict.fromkeys(range(1, 5), 4)).total is None
+
+
+def test_who_is_well_or_was_never_a_case_is_not_judged_on_or_off_track():
+    well, ill, middling = phq(1, 1, 1, 0, 0, 0, 0, 0, 0), phq(2, 2, 2, 2, 2, 2, 2, 2, 0), phq(2, 2, 2, 2, 2, 2, 1, 1, 0)
+    assert change(PHQ9, well, well, adult=True, sessions_held=6).on_track is None
+    assert change(PHQ9, ill, middling, adult=True, sessions_held=6).on_track is False
+    assert change(PHQ9, ill, well, adult=True, sessions_held=6).on_track is True

@@ -89,6 +89,7 @@ def test_every_reason_of_an_unplanned_ending_has_an_end_code():
     assert set(END_CODES) == set(UNPLANNED_REASONS)
     assert {end_code("ended_early", r) for r in UNPLANNED_REASONS} <= set(END_WORDS)
     assert end_code("completed", None) == "46"
+    assert end_code("ended_early", None) == "96"
     assert end_code("active", None) is None
 
 
@@ -100,6 +101,7 @@ def test_attendance_counts_every_session_once():
         {"status": "missed", "attendance": "technical_failure"},
         {"status": "cancelled", "attendance": "cancelled_by_patient"},
         {"status": "scheduled", "attendance": None},
+        {"status": "held", "attendance": "attended", "kind": "booster"},
     ]
     assert attendance(rows) == {"attended": 2, "missed": 1, "cancelled_by_patient": 1, "cancelled_by_provider": 0, "technical_failure": 1}
 

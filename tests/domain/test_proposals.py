@@ -38,6 +38,7 @@ def test_a_death_proposes_grief_with_its_signs():
         ("persistent_yearning", "present", "p1"),
         ("distorted_expression", "present", "p1"),
         ("unresolved_guilt_or_anger", "present", "p1"),
+        ("onset_linked_to_death", "possible", "p1"),
     }
 
 
@@ -84,9 +85,29 @@ def test_changes_propose_a_transition_by_their_date_and_a_death_never_does():
 def test_patterns_and_few_ties_propose_deficits_and_absence_is_only_possible():
     people = [person(n, patterns=["dependency"], closeness_before_onset=3, confiding=0) for n in range(3)]
     got = {(i, v) for i, v, _ in found(people, [event(1, happened_on=date(2019, 1, 1))])}
-    assert {("repeating_pattern", "present"), ("few_close_ties_before_onset", "present"), ("no_life_event_near_onset", "possible")} <= got
+    assert {("repeating_pattern", "present"), ("few_close_ties_before_onset", "possible"), ("no_life_event_near_onset", "possible")} <= got
     assert ("same_pattern_with_everybody", "possible") in got
     assert "no_life_event_near_onset" not in {i for i, _, _ in found(people)}
+    far = event(1, happened_on=date(2019, 1, 1))
+    for near in (
+        person(9, linked_to_onset="clear"),
+        person(9, status="deceased", death_date=date(2025, 5, 1)),
+        person(9, recent_change_on=date(2025, 5, 1)),
+    ):
+        assert "no_life_event_near_onset" not in {i for i, _, _ in found([*people, near], [far])}
+    assert "no_life_event_near_onset" not in {i for i, _, _ in found(people, [far, event(2)])}  # one without a date might be near
+    assert "few_close_ties_before_onset" not in {i for i, _, _ in found([*people, person(8)])}  # what was not asked is no evidence
+    marked = [p | {"safety": "violence"} for p in people]
+    assert "repeating_pattern" not in {i for i, _, _ in found(marked)}
+
+
+def test_a_death_near_the_onset_a_pregnancy_loss_and_an_estrangement():
+    dead = person(1, status="deceased", death_date=date(2025, 5, 1), death_date_precision="year", mourning_signs=["yearning"])
+    assert found([dead]) == {("significant_person_died", "present", "p1"), ("onset_linked_to_death", "possible", "p1")}
+    loss = found(events=[event(1, type="pregnancy_loss")])
+    assert loss == {("significant_person_died", "possible", "e1"), ("role_change_identified", "possible", "e1")}
+    silent = person(2, status="estranged", dispute_stage="impasse")
+    assert found([silent]) == {("continuing_relation_with_other", "possible", "p2")}
 
 
 def test_what_is_proposed_for_one_person_never_contradicts_itself():

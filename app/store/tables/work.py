@@ -188,6 +188,7 @@ assessment = chart_table(
     sa.Column("clock_ahead_seconds", sa.BigInteger, nullable=True),
     flag("entered_in_error"),
     document("scales", nullable=True),
+    document("flags", nullable=True),
     points_to("request_id"),
     maybe("imported"),
     extra=[
