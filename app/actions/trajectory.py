@@ -36,7 +36,9 @@ async def trajectory_of(visit: Visit, chart: Chart, rows: list[Row] | None = Non
     last_held = max((s["starts_at"] for s in held), default=None)
     own_rows = [{**r, "treated": in_treatment(chart, last_held, r)} for r in rows]
     adult = is_adult(chart.episode["age_at_referral"])
-    lines = sorted({(r["instrument"], str(BY_PERSON.get(r["respondent"], r["respondent"]))) for r in rows})
+    lines = sorted(
+        {(r["instrument"], str(BY_PERSON.get(r["respondent"], r["respondent"]))) for r in rows}, key=lambda line: (line[0] != "PHQ-9", *line)
+    )
     return {
         "episode_id": chart.episode_id,
         "phase": chart.episode["phase"],

@@ -17,6 +17,7 @@ MARK = 13.0
 TOP_OF_LIST, ROW = 396.0, 34.0
 HEAVY_FROM = 2
 LONGEST_NAME = 36
+LEGEND = ("Square: has died. Dashed edge: past or estranged.", "Heavy edge: conflict 2 or 3 of 3.")
 TIMES = {"now": "now", "before_onset": "before the illness", "wished": "as wished"}
 
 
@@ -45,8 +46,8 @@ def circles(people: Sequence[Person], time_point: str) -> str:
     parts = [text(WIDTH / 2, 18, f"Closeness circles, {TIMES[time_point]}", size=14, anchor="middle", bold=True), *_rings()]
     parts += [_mark(person, *_place(person, placed, time_point)) for person in placed]
     parts += _list(people, time_point)
-    height = TOP_OF_LIST + ROW * max(1, len(people)) + 34
-    parts.append(text(12, height - 10, "Square: has died. Dashed: past or estranged. Heavy edge: conflict.", size=11, fill=GREY))
+    height = TOP_OF_LIST + ROW * max(1, len(people)) + 44
+    parts += [text(12, height - 26 + 15 * n, words, size=11, fill=GREY) for n, words in enumerate(LEGEND)]
     return document(f"Closeness circles, {TIMES[time_point]}", _described(people, time_point), height, parts)
 
 

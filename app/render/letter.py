@@ -69,7 +69,11 @@ def _focus(found: Row) -> Section:
 
 def _scores(found: Row) -> Section:
     head = ("Instrument", "At the start", "At the end", "Latest")
-    rows = [(_line_name(s), _figure(s["baseline"]), _figure(s["end_of_treatment"]), _figure(s["latest"])) for s in found["scores"]]
+    rows = [
+        (_line_name(s), _figure(s["baseline"]), _figure(s["end_of_treatment"]), _figure(s["latest"]))
+        for s in found["scores"]
+        if s["latest"] is not None
+    ]
     return Section("Scores", () if rows else (NOT_RECORDED,), (head, *rows) if rows else ())
 
 

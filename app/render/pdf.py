@@ -68,7 +68,7 @@ def _write(page: Any, section: Section) -> None:
     page.multi_cell(0, 7, section.heading, new_x="LMARGIN", new_y="NEXT")
     page.set_font(FAMILY, size=SIZE)
     for paragraph in section.paragraphs:
-        page.multi_cell(0, LEADING, paragraph, new_x="LMARGIN", new_y="NEXT")
+        page.multi_cell(0, LEADING, paragraph, align="L", new_x="LMARGIN", new_y="NEXT")
         page.ln(1)
     for row in section.table:
         _row(page, row, head=row is section.table[0])

@@ -23,6 +23,12 @@ class Visit:
     activity: int | None = None
     initiative: int | None = None
     summary: str = ""
+    social: tuple[int, int] | None = None
+    """RAND 36-Item social functioning."""
+    profile: tuple[int, ...] | None = None
+    """IPIP interpersonal circumplex."""
+    affects: Sequence[str] = ()
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,11 @@ class Course:
     problems: Sequence[Mapping[str, Any]] = ()
     goals: Sequence[Mapping[str, Any]] = ()
     focus_work: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    medications: Sequence[Mapping[str, Any]] = ()
+    change_attempts: Sequence[Mapping[str, Any]] = ()
+    analyses: Sequence[Mapping[str, Any]] = ()
+    homework: Sequence[Mapping[str, Any]] = ()
+    maintenance: Mapping[str, Any] | None = None
     frequency: str = "weekly"
     weeks_between: int = 1
 

@@ -109,6 +109,7 @@ class Playing:
         """Play from referral to the last follow-up (or the unplanned end); return the episode's id."""
         await self.referral()
         await self.inventory()
+        await self.medication()
         visits = list(self.course.visits)
         early = visits[: self.course.middle_from - 1]
         for number, visit in enumerate(early, start=1):
@@ -120,6 +121,7 @@ class Playing:
                 await self.tell_the_end(number)
                 await self.enter("termination", self.when(number - 1))
             await self.session(number, visit)
+        await self.between_the_sessions()
         await (self.end_early() if self.course.early_ending else self.end())
         return self.ids["episode"]
 
@@ -172,6 +174,20 @@ class Playing:
             f"Inventory: {m['relationships']} people, {m['confidants']} confidants, closeness gap {m['mean_closeness_gap']}; next: {found['next_questions'][:1]}"
         )
 
+    async def medication(self) -> None:
+        """Record what the patient takes."""
+        for fields in self.course.medications:
+            await self.player.post(f"{self.episode}/medications", self.dated(fields))
+
+    async def between_the_sessions(self) -> None:
+        """Record what was tried, taken apart and agreed between the sessions."""
+        c = self.course
+        for path, rows in (("change-attempts", c.change_attempts), ("analyses", c.analyses), ("homework", c.homework)):
+            for fields in rows:
+                await self.player.post(f"{self.episode}/{path}", self.dated(fields))
+        owed = (await self.player.get(f"{self.episode}/due"))["items"]
+        self.say(f"Owed now: {', '.join(dict.fromkeys(i['code'] for i in owed)) or 'nothing'}.")
+
     def named(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Replace the course's own names by ids."""
         names = {"relationship", "life_event"}
@@ -181,10 +197,18 @@ class Playing:
     def dated(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """Replace weeks before the first session by dates, and names by ids."""
         out = self.named(fields)
-        for key in ("death", "happened"):
+        days = {
+            "death": "death_date",
+            "happened": "happened_on",
+            "started": "started_on",
+            "tried": "tried_on",
+            "agreed": "agreed_on",
+            "took_place": "took_place_on",
+        }
+        for key, name in days.items():
             weeks = out.pop(f"{key}_weeks_before", None)
             if weeks is not None:
-                out["death_date" if key == "death" else "happened_on"] = (self.start - weeks * WEEK).isoformat()
+                out[name] = (self.start - weeks * WEEK).isoformat()
         return out
 
     async def session(self, number: int, visit: Visit) -> None:
@@ -203,12 +227,15 @@ class Playing:
             "therapist_activity": visit.activity,
             "patient_initiative": visit.initiative,
             "risk_asked": visit.phq9 is not None and visit.phq9[8] != 0,
+            "affects": list(visit.affects),
             "summary": visit.summary or None,
         }
         session = await self.player.post(f"{self.episode}/sessions", body)
         answered = (moment - timedelta(hours=1)).isoformat()
         totals = []
-        for code, values in (("PHQ-9", visit.phq9), ("GAD-7", visit.gad7)):
+        if visit.note:
+            await self.player.put(f"{self.episode}/sessions/{session['id']}/note", {"text": visit.note, "sign": True}, as_clinician=True)
+        for code, values in (("PHQ-9", visit.phq9), ("GAD-7", visit.gad7), ("RAND-36-SF", visit.social), ("IPIP-IPC", visit.profile)):
             if values is not None:
                 totals.append(await self.answer(code, values, answered, session_id=session["id"]))
         label = f"Session {session['number']}" if session["number"] else f"Week {number}: {session['status']}"
@@ -228,11 +255,19 @@ class Playing:
                 note = "The item was left open; asked about it in the session, answer noted."
             await self.player.post(f"{path}/closure", {"closing_note": note}, as_clinician=True)
             self.say(f"  [red]Risk alert[/red] ({alert['level']}): {reason}, closed by the clinician with a note.")
-        return f"{code} {found['total']} ({found['band']})" if found["total"] is not None else f"{code} without a total"
+        if found["total"] is not None:
+            return f"{code} {found['total']} ({found['band']})"
+        scales = found["scales"] or {}
+        return (
+            f"{code} {scales['social_functioning']:g} of 100"
+            if "social_functioning" in scales
+            else f"{code} {'profile' if scales else 'without a total'}"
+        )
 
     async def focus(self) -> None:
         """Answer the indicators, run the classifier, decide as the clinician, and tell formulation and contract."""
         c, p = self.course, self.player
+        await self.proposals()
         answers = {code: self.named({"value": a} if isinstance(a, str) else a) for code, a in c.indicators.items()}
         await p.put(f"{self.episode}/indicators", {"answers": answers})
         result = (await p.post(f"{self.episode}/classification", {}))["result"]
@@ -255,6 +290,12 @@ class Playing:
         contract = {"sessions": c.sessions, "minutes": c.minutes, "starts_on": self.start.isoformat(), "ends_on": last, "patient_agreed": True}
         await p.put(f"{self.episode}/contract", {**contract, "frequency": c.frequency, "agreed_on": told})
         await self.work(decision["focus_areas"])
+
+    async def proposals(self) -> None:
+        """Look at what the inventory proposes; the clinician answers every indicator, proposed or not."""
+        proposed = (await self.player.get(f"{self.episode}/indicator-proposals"))["items"]
+        shown = [f"{i['indicator']} ({i['value']})" for i in proposed]
+        self.say(f"The inventory proposes: {', '.join(shown) or 'nothing'}.")
 
     async def work(self, areas: list[dict[str, Any]]) -> None:
         """Record the sub-state and the first strategies of each focus area."""
@@ -302,6 +343,9 @@ class Playing:
             await p.patch(f"{self.episode}/follow-ups/{booked['id']}", {"status": "held", "held_on": booked["due_on"]}, '"1.1"')
             total = await self.answer("PHQ-9", values, f"{held.isoformat()}T09:00:00Z", follow_up_id=booked["id"])
             self.say(f"Follow-up at {months} months: {total}.")
+        if c.maintenance is not None:
+            linked = await p.post(f"{self.episode}/maintenance", c.maintenance, as_clinician=True)
+            self.say(f"Maintenance: episode {linked['id']} on {linked['protocol_code']}.")
         await self.conclude()
 
     async def end_early(self) -> None:
@@ -313,7 +357,11 @@ class Playing:
         await self.conclude()
 
     async def conclude(self) -> None:
-        """Say what the course came to."""
+        """Say what the course came to, by the rules of its outcome."""
+        outcome = await self.player.get(f"{self.episode}/outcome")
+        for verdict in outcome["verdicts"]:
+            held = [k for k in ("recovery", "reliable_improvement", "reliable_deterioration", "no_reliable_change") if verdict[k]]
+            self.say(f"Outcome by {verdict['rule']}: {', '.join(held) if verdict['assessable'] else verdict['reason']}.")
         for line in (await self.player.get(f"{self.episode}/trajectory"))["instruments"]:
             treated = [p for p in line["points"] if p["change"] and not p["follow_up"]]
             if treated:

@@ -130,13 +130,71 @@ WIFE_WANTS_AUTONOMY = Course(
             "sub_state": "renegotiation",
             "relationship": "wife",
             "strategies": [{"code": "review_symptoms"}, {"code": "relate_onset_to_dispute"}, {"code": "determine_the_stage"}],
+            "patient_progress": 2,
+            "clinician_progress": 3,
+            "dispute": {
+                "issues": ["Who decides about evenings", "Being told late"],
+                "patient_expects": "To be asked before she decides.",
+                "other_expects": "To be trusted with her own plans.",
+                "options": [
+                    {"option": "Ask her, the same evening", "pros": ["He hears what she wants"], "cons": ["It may become a quarrel"]},
+                    {"option": "Wait until she speaks", "cons": ["They fall silent for days"]},
+                ],
+                "parallels": ["With his father, who went silent"],
+                "kept_going_by": "Testing instead of asking.",
+                "plan": "One talk on Sunday about the coming week.",
+            },
             "work": "Each wants to matter to the other; he hears her plans as leaving, she hears his questions as control.",
         }
     },
+    change_attempts=[
+        {
+            "issue": "Evenings decided alone",
+            "option_chosen": "Ask on Sunday about the week",
+            "tried_weeks_before": -7,
+            "result": "better",
+            "effect_on_mood": 2,
+            "relationship": "wife",
+        }
+    ],
+    analyses=[
+        {
+            "kind": "communication",
+            "took_place_weeks_before": -4,
+            "relationship": "wife",
+            "said": "Do as you like.",
+            "meant": "I wish you asked me.",
+            "heard": "I do not care.",
+            "felt": "Left out, then angry.",
+            "next_time": "I would like to know before you say yes.",
+        },
+        {
+            "kind": "decision",
+            "took_place_weeks_before": -8,
+            "question": "What to do about the choir evening",
+            "options": [
+                {"option": "Go along once", "pros": ["See what she sees"], "cons": ["Feels small"]},
+                {"option": "An evening of his own", "pros": ["Friends"]},
+            ],
+            "choice": "An evening of his own",
+        },
+    ],
+    homework=[
+        {"task": "Ask once before she has decided.", "agreed_weeks_before": -7, "status": "done", "outcome": "She was surprised, and answered."}
+    ],
     formulation="You became depressed as you and your wife came to expect different things of each other. Depression is an illness, "
     "and this dispute is where we can work on it, for sixteen weeks.",
     visits=[
-        Visit((2, 3, 2, 2, 1, 2, 2, 1, 0), (2, 2, 2, 1, 1, 2, 1), techniques=["psychoeducation", "sick_role"], mood=3, activity=8, initiative=2),
+        Visit(
+            (2, 3, 2, 2, 1, 2, 2, 1, 0),
+            (2, 2, 2, 1, 1, 2, 1),
+            techniques=["psychoeducation", "sick_role"],
+            mood=3,
+            activity=8,
+            initiative=2,
+            social=(4, 2),
+            profile=(3, 2, 4, 4, 3, 2, 3, 3, 2, 4, 3, 3, 2, 1, 4, 3, 2, 4, 4, 3, 2, 2, 4, 2, 2, 3, 4, 3, 2, 2, 3, 2),
+        ),
         Visit(
             (2, 3, 2, 2, 2, 2, 2, 1, 1),
             (2, 2, 2, 2, 1, 2, 1),
@@ -168,6 +226,9 @@ WIFE_WANTS_AUTONOMY = Course(
             activity=7,
             initiative=4,
             summary="The quarrel about the choir evening, word by word.",
+            social=(4, 2),
+            affects=["anger", "sadness"],
+            note="He laughed when he quoted her; asked about the laugh next time.",
         ),
         Visit(
             (1, 2, 2, 2, 1, 2, 1, 0, 0),
@@ -190,6 +251,7 @@ WIFE_WANTS_AUTONOMY = Course(
             activity=6,
             initiative=5,
             summary="Practised asking instead of testing.",
+            social=(3, 3),
         ),
         Visit(
             (1, 1, 1, 1, 1, 1, 1, 0, 0),
@@ -231,6 +293,8 @@ WIFE_WANTS_AUTONOMY = Course(
             activity=4,
             initiative=7,
             summary="They agreed on two evenings of their own and one together.",
+            social=(2, 4),
+            affects=["relief"],
         ),
         Visit(
             (1, 1, 0, 1, 0, 1, 0, 0, 0), (1, 0, 1, 0, 0, 0, 0), areas=[DISPUTE], techniques=["contingency_planning"], mood=7, activity=4, initiative=7
@@ -257,6 +321,9 @@ WIFE_WANTS_AUTONOMY = Course(
             activity=3,
             initiative=8,
             summary="Farewell.",
+            social=(1, 5),
+            profile=(3, 2, 4, 4, 4, 2, 2, 2, 2, 4, 4, 4, 3, 2, 3, 2, 2, 4, 4, 4, 2, 2, 2, 2, 2, 3, 4, 4, 2, 2, 2, 2),
+            affects=["sadness", "pride"],
         ),
     ],
     ending={

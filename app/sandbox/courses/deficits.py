@@ -85,9 +85,26 @@ CANNOT_FORM_RELATIONSHIPS = Course(
         DEFICITS: {
             "sub_state": "unfulfilling_relations",
             "strategies": [{"code": "review_past_relationships"}, {"code": "find_repeating_patterns"}],
+            "patient_progress": 1,
+            "clinician_progress": 2,
+            "deficits": {
+                "past_relationships": ["L.: three months, then silence", "Two friends at school, both left"],
+                "patterns": ["dependency", "rejection_sensitive"],
+                "therapist_relationship": "Nine messages in a week; what a wait for an answer means.",
+                "new_contacts": [{"who": "running group", "step": "Go once, stay for tea"}],
+            },
             "work": "Closeness comes as clinging; being asked to wait is heard as being left.",
         }
     },
+    change_attempts=[
+        {
+            "issue": "Messages until somebody answers",
+            "option_chosen": "Write once, wait a day",
+            "tried_weeks_before": -5,
+            "result": "mixed",
+            "effect_on_mood": -1,
+        }
+    ],
     formulation="Depression came without an event, out of years in which closeness went wrong in the same way. We look for that way, here and outside.",
     visits=[
         Visit((2, 3, 2, 2, 1, 3, 2, 1, 1), (2, 2, 3, 2, 1, 1, 2), techniques=["psychoeducation"], mood=2, activity=8, initiative=2),

@@ -112,9 +112,23 @@ PROTRACTED_GRIEF = Course(
             "relationship": "husband",
             "life_event": "death",
             "strategies": [{"code": "relate_onset_to_death"}, {"code": "reconstruct_the_relationship"}],
+            "patient_progress": 3,
+            "clinician_progress": 3,
+            "grief": {
+                "relationship_good": "He was loyal, and sang in the kitchen.",
+                "relationship_difficult": "She was often lonely beside him.",
+                "before_the_death": "A short illness; she slept in the chair.",
+                "at_the_death": "She was sent home an hour before.",
+                "after_the_death": "She arranged everything and did not cry.",
+                "feelings": ["Guilt for that hour", "Anger, late"],
+                "re_engagement": ["The Thursday choir"],
+            },
             "work": "First the good years, then the lonely evenings beside him.",
         }
     },
+    medications=[{"kind": "antidepressant", "name": "Sertraline", "dose": "50 mg", "started_weeks_before": 6}],
+    homework=[{"task": "Look at one picture of him, with the sister there.", "agreed_weeks_before": -5, "status": "done"}],
+    maintenance={"kind": "maintenance", "age_at_referral": 63},
     formulation="Your body fell ill on the day that you had to be strong a second time. The grief that had no room then can have it now, for twelve weeks.",
     visits=[
         Visit((3, 2, 3, 3, 2, 2, 2, 1, 0), (1, 1, 2, 2, 1, 1, 1), techniques=["psychoeducation", "sick_role"], mood=2, activity=8, initiative=1),
@@ -146,6 +160,8 @@ PROTRACTED_GRIEF = Course(
             activity=7,
             initiative=3,
             summary="Tears for the first time.",
+            affects=["grief", "guilt"],
+            note="Long silence before the hour was named.",
         ),
         Visit(
             (2, 3, 2, 2, 1, 2, 2, 1, 0),
@@ -229,9 +245,17 @@ PROTRACTED_GRIEF = Course(
             {"gain": "Sings again on Thursdays.", "credited_to": "patient_and_others"},
         ],
         "remaining_problems": [],
-        "warning_signs": [{"sign": "Cleaning at night", "type": "body", "noticed_by": "sister", "first_step": "Call my sister before I clean."}],
+        "warning_signs": [
+            {
+                "sign": "Cleaning at night",
+                "type": "body",
+                "noticed_by": "sister",
+                "threshold": "Two nights in a week",
+                "first_step": "Call my sister before I clean.",
+            }
+        ],
         "contingency_plan": {"who": "Sister, then the practice", "where": "By telephone", "when": "Three nights without sleep"},
-        "maintenance_decision": "offered",
+        "maintenance_decision": "accepted",
         "maintenance_reasons": ["patient_wish"],
     },
     follow_ups={3: (1, 1, 1, 0, 0, 0, 0, 0, 0), 6: (0, 1, 0, 1, 0, 0, 0, 0, 0)},

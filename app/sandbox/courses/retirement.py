@@ -86,9 +86,37 @@ RETIREMENT = Course(
             "sub_state": "situational",
             "life_event": "retired",
             "strategies": [{"code": "review_the_old_role"}, {"code": "review_the_new_role"}],
+            "patient_progress": 4,
+            "clinician_progress": 4,
+            "transition": {
+                "trigger": "The last day on the ward",
+                "wanted": True,
+                "sudden": False,
+                "old_role": {"good": ["Needed"], "bad": ["Tired"], "people": ["The night shift"], "identity": "The one who knows what to do."},
+                "new_role": {
+                    "demands": ["To ask for company"],
+                    "feared": ["Empty winters"],
+                    "opportunities": ["Teaching"],
+                    "skills_needed": ["Planning a week"],
+                },
+                "losses": ["The team"],
+                "gains": ["Time for people"],
+                "supports_lost": ["Talks at night"],
+                "supports_new": ["The library"],
+            },
             "work": "Old role: needed, tired, never alone. New role: free, unasked, with time for people.",
         }
     },
+    analyses=[
+        {
+            "kind": "rehearsal",
+            "took_place_weeks_before": -3,
+            "situation": "Asking the library for a task",
+            "practised": "The first two sentences",
+            "how_it_went": "Said them the next day.",
+        }
+    ],
+    homework=[{"task": "Ask one former colleague for coffee.", "agreed_weeks_before": -3, "status": "partly_done"}],
     formulation="Retirement took a role, a rhythm and a team from you at once. In six meetings we look at what was lost and what can be built.",
     visits=[
         Visit((2, 2, 2, 1, 1, 2, 1, 0, 0), techniques=["psychoeducation"], mood=4, activity=7, initiative=4),
