@@ -4,11 +4,12 @@ import asyncio
 import signal
 import time
 from datetime import datetime
+from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 
-from app.actions.alerts import escalate_alerts
+from app.actions.alerts import escalate_alert
 from app.actions.visit import Visit
 from app.api.bearer import utc_now
 from app.config import Settings
@@ -16,10 +17,11 @@ from app.keys.cipher import KeyRing, read_key_ring
 from app.keys.tokens import new_caller
 from app.main import configure_logs
 from app.store.audit import Access, insert_access
-from app.store.database import Database, DatabaseAway, TryAgain, clock
+from app.store.database import Database, DatabaseAway, Row, TryAgain, clock
 from app.store.door import partners
 from app.store.feed import stamp
 from app.store.tables.door import idempotency_key, revocation, used_assertion
+from app.store.work import overdue_alerts
 
 EVERY_SECONDS = 60.0
 ALERTS_EVERY_SECONDS = 5.0
@@ -45,7 +47,7 @@ async def work(settings: Settings) -> None:
             if time.monotonic() - cleared_at >= EVERY_SECONDS:
                 log.info("expired_cleared", rows=await clear_expired(database, utc_now()))
                 cleared_at = time.monotonic()
-        except DatabaseAway:
+        except (DatabaseAway, TryAgain):
             log.warning("database_away")
         try:
             await asyncio.wait_for(stop.wait(), ALERTS_EVERY_SECONDS)
@@ -55,27 +57,33 @@ async def work(settings: Settings) -> None:
 
 
 async def escalate(database: Database, ring: KeyRing, now: datetime) -> int:
-    """Tell again every alert that nobody acknowledged in time: each partner in a transaction of its own, so that one does not hold up another."""
+    """Tell again every alert that nobody acknowledged in time. One that cannot be told, or whose chart is locked, holds up no other."""
     async with database.transaction(None) as connection:
         known = await partners(connection)
     told = 0
     for row in known:
-        client_id = f"{row['partner_id']}.{NAME}"
-        caller = new_caller(row["partner_id"], client_id, (), int(now.timestamp()))
-        try:
-            async with database.transaction(row["partner_id"]) as connection:
-                visit = Visit(connection, caller, now, ring)
-                count = await escalate_alerts(visit)
-                if visit.journal.changes:
-                    await insert_access(connection, _access(visit))
-                    await stamp(connection, visit.journal, now, actor=visit.actor, client_id=client_id)
-                    await connection.commit()
-                told += count
-        except (DatabaseAway, TryAgain):
-            raise
-        except Exception as error:  # noqa: BLE001 - the alerts of every other partner must still be told
-            log.error("escalation_failed", partner_id=str(row["partner_id"]), kind=type(error).__name__)  # noqa: TRY400 - a trace may hold values
+        async with database.transaction(row["partner_id"]) as connection:
+            waiting = await overdue_alerts(connection, now)
+        for alert in waiting:
+            try:
+                told += await _escalate_one(database, ring, now, row["partner_id"], alert)
+            except (DatabaseAway, TryAgain):
+                log.warning("escalation_put_off", partner_id=str(row["partner_id"]))  # locked or lost a race: the next round tries again
+            except Exception as error:  # noqa: BLE001 - every other alert must still be told
+                log.error("escalation_failed", partner_id=str(row["partner_id"]), kind=type(error).__name__)  # noqa: TRY400 - a trace may hold values
     return told
+
+
+async def _escalate_one(database: Database, ring: KeyRing, now: datetime, partner_id: UUID, alert: Row) -> bool:
+    caller = new_caller(partner_id, f"{partner_id}.{NAME}", (), int(now.timestamp()))
+    async with database.transaction(partner_id) as connection:
+        visit = Visit(connection, caller, now, ring)
+        if not await escalate_alert(visit, alert["id"], alert["episode_id"]):
+            return False
+        await insert_access(connection, _access(visit))
+        await stamp(connection, visit.journal, now, actor=visit.actor, client_id=caller.client_id)
+        await connection.commit()
+    return True
 
 
 def _access(visit: Visit) -> Access:
@@ -86,12 +94,12 @@ def _access(visit: Visit) -> Access:
         client_id=visit.caller.client_id,
         person=None,
         action="execute",
-        route="worker escalate_alerts",
+        route="worker escalate_alert",
         outcome=200,
         reason=None,
         request_id=NAME,
-        patient_id=None,
-        episode_id=None,
+        patient_id=visit.trace.patient_id,
+        episode_id=visit.trace.episode_id,
         resources=visit.trace.resources,
     )
 

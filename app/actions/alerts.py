@@ -24,7 +24,7 @@ from app.store.database import Row
 from app.store.people import care_roles
 from app.store.rows import rows_of
 from app.store.tables.work import risk_alert
-from app.store.work import find_alert, open_alert, overdue_alerts
+from app.store.work import find_alert, open_alert
 
 LEAD_RESPONDS = "lead clinician of the episode"  # a disclosure is recorded also where no duty contact is named
 
@@ -177,22 +177,18 @@ async def find_known_stable(visit: Visit, alert_id: UUID, until: datetime, value
     return Made(row, new=True)
 
 
-async def escalate_alerts(visit: Visit) -> int:
-    """Tell again every alert that nobody acknowledged in time, and reopen those whose finding of stable risk has run out.
+async def escalate_alert(visit: Visit, alert_id: UUID, episode_id: UUID) -> bool:
+    """Tell an alert again that nobody acknowledged in time, or reopen it when its finding of stable risk has run out; False when neither holds.
 
-    Run by the worker, for one partner at a time; every telling goes through the change feed. Returns how many there were.
+    Run by the worker, each alert in a transaction of its own; the telling goes through the change feed.
     """
-    told = 0
-    for row in await overdue_alerts(visit.connection, visit.now):
-        chart = await open_chart(visit, row["episode_id"], lock=True)
-        present = await find_alert(visit.connection, row["id"], None)
-        if present is None:
-            continue
-        changed = _escalation(present, visit.now)
-        if changed:
-            await amend(visit, risk_alert, reveal(chart.key, risk_alert, present), Fields(changed), key=chart.key)
-            told += 1
-    return told
+    chart = await open_chart(visit, episode_id, lock=True)
+    present = await find_alert(visit.connection, alert_id, None)
+    changed = {} if present is None else _escalation(present, visit.now)
+    if present is None or not changed:
+        return False
+    await amend(visit, risk_alert, reveal(chart.key, risk_alert, present), Fields(changed), key=chart.key)
+    return True
 
 
 def _escalation(row: Row, now: datetime) -> dict[str, Any]:

@@ -68,9 +68,14 @@ async def register_protocol(visit: Visit, definition: Mapping[str, Any]) -> Made
     version = there[-1]["protocol_version"] + 1 if there else 1
     plain = {**definition, "version": version}
     built = protocol_from(plain, common_tasks(), origin="partner")
-    unknown = [n for n, i in enumerate(built.instruments) if i.code not in instruments()]
-    if unknown:
-        raise ProtocolInvalid(faults=[Fault(f"/instruments/{n}/code", "is not in the catalogue") for n in unknown])
+    faults = [Fault(f"/instruments/{n}/code", "is not in the catalogue") for n, i in enumerate(built.instruments) if i.code not in instruments()]
+    faults += [
+        Fault(f"/instruments/{n}/respondent", f"{i.code} is answered by {' or '.join(instruments()[i.code].respondents)}")
+        for n, i in enumerate(built.instruments)
+        if i.code in instruments() and i.respondent not in instruments()[i.code].respondents
+    ]
+    if faults:
+        raise ProtocolInvalid(faults=faults)
     if there and {**there[-1]["definition"], "version": version} == plain:
         return Made(public(there[-1]), new=False)
     return await create(visit, partner_protocol, Fields({"code": code, "protocol_version": version, "definition": plain}))
@@ -144,7 +149,8 @@ async def split_duplicate(visit: Visit, patient_id: UUID, duplicate_id: UUID) ->
 
 
 async def duplicates_of(visit: Visit, patient_id: UUID) -> list[Row]:
-    """Return the registrations that were found to be this patient's."""
+    """Return the registrations that were found to be this patient's. Raises BackendOnly."""
+    check_backend(visit)
     await open_patient(visit, patient_id)
     rows = await rows_of(visit.connection, patient, merged_into=patient_id)
     visit.trace.resources += [f"patient/{r['id']}" for r in rows]

@@ -49,6 +49,7 @@ async def add_couple(visit: Visit, values: dict[str, Any]) -> Made:
         raise NotACouplesCourse(faults=[Fault("/second/episode_id", "must be a couple's course of another patient")])
     fields = {f"{side}_{name}": values[side][name] for side in SIDES for name in ("episode_id", "relationship_id")}
     visit.trace.patient_id = visit.trace.episode_id = None  # it is of two
+    visit.trace.many = [values[side]["episode_id"] for side in SIDES]
     return await create(visit, couple, Fields(fields, id=values.get("id")))
 
 
@@ -60,6 +61,7 @@ async def get_couple(visit: Visit, couple_id: UUID) -> Row:
     for side in SIDES:
         await open_chart(visit, row[f"{side}_episode_id"])
     visit.trace.patient_id = visit.trace.episode_id = None
+    visit.trace.many = [row[f"{side}_episode_id"] for side in SIDES]
     visit.trace.resources.append(f"couple/{couple_id}")
     return public(row)
 
@@ -73,6 +75,7 @@ async def amend_couple(visit: Visit, couple_id: UUID, values: dict[str, Any]) ->
     visit.precondition.check(row["version"])
     for name, day in values.items():
         check_not_future(day, min(c.today for c in charts), f"/{name}")
+    visit.trace.patient_id = visit.trace.episode_id = None
     return await amend(visit, couple, row, Fields(values))
 
 

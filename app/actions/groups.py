@@ -5,11 +5,12 @@ from uuid import UUID
 
 from app.actions.contacts import record_session
 from app.actions.people import check_backend, known_protocol
-from app.actions.records import Fields, Made, ReferenceTaken, amend, create, fields_for, reveal
-from app.actions.visit import Visit, open_chart, public
+from app.actions.records import Fields, IdTaken, Made, ReferenceTaken, amend, create, fields_for, reveal
+from app.actions.visit import Chart, Visit, open_chart, public
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.people import check_not_future
 from app.domain.techniques import check_techniques
+from app.domain.workflow import DatesOutOfOrder
 from app.store.database import Row
 from app.store.rows import find_row, rows_of
 from app.store.tables.groups import group_member, group_session, therapy_group
@@ -82,10 +83,16 @@ async def join_group(visit: Visit, group_id: UUID, values: dict[str, Any]) -> Ma
     present = [m for m in await rows_of(visit.connection, group_member, group_id=group_id) if m["left_on"] is None]
     if chart.episode_id in {m["episode_id"] for m in present} and values.get("id") is None:
         raise ReferenceTaken
-    if len(present) >= chart.protocol.group_max and chart.episode_id not in {m["episode_id"] for m in present}:
-        raise GroupFull(f"{chart.protocol.code} has {chart.protocol.group_min} to {chart.protocol.group_max} members.")
+    if chart.episode_id not in {m["episode_id"] for m in present}:
+        await _check_room(visit, chart, group_id)
     fields = fields_for(group_member, {**values, "joined_on": values.get("joined_on") or chart.today, "group_id": group_id})
     return await create(visit, group_member, fields, chart=chart)
+
+
+async def _check_room(visit: Visit, chart: Chart, group_id: UUID) -> None:
+    present = [m for m in await rows_of(visit.connection, group_member, group_id=group_id) if m["left_on"] is None]
+    if len(present) >= chart.protocol.group_max:
+        raise GroupFull(f"{chart.protocol.code} has {chart.protocol.group_min} to {chart.protocol.group_max} members.")
 
 
 async def members_of(visit: Visit, group_id: UUID) -> list[Row]:
@@ -107,10 +114,16 @@ async def get_member(visit: Visit, group_id: UUID, member_id: UUID) -> Row:
 
 async def amend_member(visit: Visit, group_id: UUID, member_id: UUID, values: dict[str, Any]) -> Row:
     """Record that a member agreed to confidentiality, or left."""
+    await get_group(visit, group_id, lock=True)
     row = await get_member(visit, group_id, member_id)
     chart = await open_chart(visit, row["episode_id"], lock=True)
     row = await get_member(visit, group_id, member_id)
     visit.precondition.check(row["version"])
+    left = values.get("left_on", row["left_on"])
+    if left is not None and row["joined_on"] is not None and left < row["joined_on"]:
+        raise DatesOutOfOrder(faults=[Fault("/left_on", "lies before the day of joining")])
+    if row["left_on"] is not None and left is None:
+        await _check_room(visit, chart, group_id)
     for name in ("confidentiality_agreed_on", "left_on"):
         check_not_future(values.get(name), chart.today, f"/{name}")
     return await amend(visit, group_member, row, Fields(values), key=chart.key)
@@ -123,8 +136,12 @@ async def record_group_session(visit: Visit, group_id: UUID, values: dict[str, A
     """
     await get_group(visit, group_id, lock=True)
     parts = values.pop("participants")
-    members = {m["episode_id"] for m in await rows_of(visit.connection, group_member, group_id=group_id)}
-    if not {p["episode_id"] for p in parts} <= members or len({p["episode_id"] for p in parts}) != len(parts):
+    wanted = {p["episode_id"] for p in parts}
+    day = values["starts_at"].date()
+    present = {
+        m["episode_id"] for m in await rows_of(visit.connection, group_member, group_id=group_id) if m["left_on"] is None or m["left_on"] >= day
+    }
+    if not wanted <= present or len(wanted) != len(parts):
         raise NotFound
     check_techniques([t["code"] for t in values["techniques"]])
     held = [r for r in await rows_of(visit.connection, group_session, group_id=group_id) if r["status"] == "held"]
@@ -136,10 +153,13 @@ async def record_group_session(visit: Visit, group_id: UUID, values: dict[str, A
     key = visit.keys.own_key(visit.caller.partner_id)
     fields = Fields({k: v for k, v in clear.items() if k != "id"}, {"process_note": note} if note else {}, values.get("id"), number)
     made = await create(visit, group_session, fields, key=key)
+    visit.trace.many = sorted(wanted)
     if not made.new:
-        return made, await sessions_of(visit, made.row["id"])
+        return made, await _sessions_again(visit, made.row["id"], wanted)
     in_order = sorted(parts, key=lambda p: p["episode_id"])  # always in one order: two groups' locks cannot cross
-    return made, [await _members_session(visit, made.row, part) for part in in_order]
+    rows = [await _members_session(visit, made.row, part) for part in in_order]
+    visit.trace.patient_id = visit.trace.episode_id = None  # it is of several
+    return made, rows
 
 
 async def _members_session(visit: Visit, shared: Row, part: dict[str, Any]) -> Row:
@@ -161,9 +181,15 @@ async def _members_session(visit: Visit, shared: Row, part: dict[str, Any]) -> R
     return (await record_session(visit, episode_id, values, group_session_id=shared["id"])).row
 
 
-async def sessions_of(visit: Visit, group_session_id: UUID) -> list[Row]:
-    """Return the members' sessions that belong to one session of a group: ids only."""
-    return [public(r) for r in await rows_of(visit.connection, session, "created_at", group_session_id=group_session_id)]
+async def _sessions_again(visit: Visit, group_session_id: UUID, wanted: set[UUID]) -> list[Row]:
+    """Return the members' sessions of a session that was sent again, to who may see each chart. Raises IdTaken for other participants."""
+    rows = await rows_of(visit.connection, session, "created_at", group_session_id=group_session_id)
+    if {r["episode_id"] for r in rows} != wanted:
+        raise IdTaken
+    shown = [reveal((await open_chart(visit, r["episode_id"])).key, session, r) for r in rows]
+    visit.trace.patient_id = visit.trace.episode_id = None
+    visit.trace.resources += [f"session/{r['id']}" for r in rows]
+    return shown
 
 
 async def group_sessions(visit: Visit, group_id: UUID) -> list[Row]:

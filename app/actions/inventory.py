@@ -65,15 +65,15 @@ async def lift_safety_mark(visit: Visit, episode_id: UUID, relationship_id: UUID
         return Made(present, new=False)
     role = (await care_roles(visit.connection, episode_id)).get(clinician_id)
     asked = present["safety_lift_asked_by"]
-    if asked is None or role == "lead":
-        if role != "lead":
-            raise LeadDecides
-        if asked is not None:
-            raise SecondSignOffNeeded
-        fields = {"safety_lift_asked_by": clinician_id, "safety_lift_asked_at": visit.now}
-        return Made(await amend(visit, relationship, present, Fields(fields, {"safety_lift_reason": reason}), key=chart.key), new=True)
     if role is None:
         raise NotFound
+    if asked == clinician_id:
+        raise SecondSignOffNeeded
+    if asked is None:
+        if role != "lead":
+            raise LeadDecides
+        fields = {"safety_lift_asked_by": clinician_id, "safety_lift_asked_at": visit.now}
+        return Made(await amend(visit, relationship, present, Fields(fields, {"safety_lift_reason": reason}), key=chart.key), new=True)
     lifted = {"safety": "none", "safety_lift_asked_by": None, "safety_lift_asked_at": None}
     return Made(await amend(visit, relationship, present, Fields(lifted, {"safety_sign_off": reason}), key=chart.key), new=True)
 

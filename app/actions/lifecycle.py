@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from app.actions.people import add_episode, episode_row
+from app.actions.people import add_episode, check_lead, episode_row
 from app.actions.records import Fields, Made, amend, create
 from app.actions.visit import Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid
@@ -56,9 +56,10 @@ async def change_status(visit: Visit, episode_id: UUID, command: str, values: di
 async def continue_course(visit: Visit, episode_id: UUID, values: dict[str, Any]) -> Made:
     """Open a continuation or maintenance course as an episode of its own that names the one it follows.
 
-    The care team's lead and cover go along unless others are named. Raises CourseNotEnded, and what opening a course raises.
+    The care team's lead and cover go along unless others are named. Raises LeadDecides, CourseNotEnded, and what opening a course raises.
     """
     chart = await open_chart(visit, episode_id, lock=True)
+    await check_lead(visit, episode_id)
     if chart.episode["status"] in {"referred", "active", "paused"} and chart.episode["phase"] != "termination":
         raise CourseNotEnded
     kind = values["kind"]

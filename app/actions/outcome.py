@@ -8,10 +8,11 @@ from uuid import UUID
 from app.actions.ending import ending_view
 from app.actions.facts import Gathered, day_of, end_of_treatment, gather_one
 from app.actions.history import inventory_at, measures_of
+from app.actions.people import episode_row
 from app.actions.records import find_one, reveal
 from app.actions.scoring import score_of
 from app.actions.trajectory import trajectory_of
-from app.actions.visit import Chart, Visit, open_chart, public
+from app.actions.visit import Chart, Visit, open_chart
 from app.domain.instruments import instrument, is_adult
 from app.domain.outcomes import END_WORDS, MARKERS, Pair, attendance, compare, end_code, finished_course, verdict
 from app.domain.people import today_of
@@ -137,7 +138,7 @@ async def read_summary(visit: Visit, episode_id: UUID) -> dict[str, Any]:
     return {
         "episode_id": episode_id,
         "patient": {"id": chart.patient_id, "locale": chart.episode["locale"], "time_zone": chart.episode["time_zone"]},
-        "episode": public({k: v for k, v in chart.episode.items() if k not in {"crisis_text", "own_protocol"}}),
+        "episode": episode_row(chart.episode),
         "protocol": {"code": chart.protocol.code, "version": chart.protocol.version, "name": chart.protocol.name},
         "contract": await find_one(visit, contract, chart),
         "focus": await find_one(visit, focus, chart),

@@ -215,7 +215,7 @@ def episode_row(row: Row) -> Row:
 async def join_care_team(visit: Visit, episode_id: UUID, clinician_id: UUID, role: str) -> Made:
     """Let a clinician join the care team, or change their role; a new lead replaces the old one, who stays a member."""
     chart = await open_chart(visit, episode_id, lock=True)
-    await _check_lead(visit, episode_id)
+    await check_lead(visit, episode_id)
     await _check_clinician(visit, clinician_id)
     there = await find_row(visit.connection, care_team, episode_id=episode_id, clinician_id=clinician_id)
     if there is not None and there["role"] == role:
@@ -233,7 +233,7 @@ async def join_care_team(visit: Visit, episode_id: UUID, clinician_id: UUID, rol
 async def leave_care_team(visit: Visit, episode_id: UUID, member_id: UUID) -> None:
     """Let a clinician leave the care team; the lead cannot. Raises LeadNeeded."""
     chart = await open_chart(visit, episode_id, lock=True)
-    await _check_lead(visit, episode_id)
+    await check_lead(visit, episode_id)
     member = await get_in_chart(visit, care_team, chart, member_id, check=True)
     if member["role"] == "lead":
         raise LeadNeeded
@@ -253,7 +253,8 @@ async def _check_clinician(visit: Visit, clinician_id: UUID) -> None:
         raise NotFound
 
 
-async def _check_lead(visit: Visit, episode_id: UUID) -> None:
+async def check_lead(visit: Visit, episode_id: UUID) -> None:
+    """Raise LeadDecides for a clinician who is not the lead of the episode; a partner's client may."""
     caller = visit.caller.clinician_id
     if caller is not None and (await care_roles(visit.connection, episode_id)).get(caller) != "lead":
         raise LeadDecides

@@ -31,8 +31,8 @@ async def propose_from_text(visit: Visit, episode_id: UUID, values: dict[str, An
     chart = await open_chart(visit, episode_id, lock=True)
     check_areas(chart)
     quote = check_span(values["indicator"], values["text"], values["start"], values["end"])
-    clear = {"indicator": values["indicator"], "value": "possible", "origin": "text", "because": "a text", "status": "open"}
-    return await create(visit, indicator_proposal, Fields(clear, {"quote": quote}, values.get("id")), chart=chart)
+    clear = {"indicator": values["indicator"], "value": "possible", "origin": "text", "because": "a text"}
+    return await create(visit, indicator_proposal, Fields(clear, {"quote": quote}, values.get("id"), {"status": "open"}), chart=chart)
 
 
 async def decide_proposal(visit: Visit, episode_id: UUID, proposal_id: UUID, values: dict[str, Any]) -> Row:

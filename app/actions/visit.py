@@ -54,6 +54,8 @@ class Trace:
 
     patient_id: UUID | None = None
     episode_id: UUID | None = None
+    many: list[UUID] = field(default_factory=list)
+    """The episodes of an answer that is of several patients."""
     resources: list[str] = field(default_factory=list)
 
 

@@ -20,6 +20,7 @@ from app.store.rows import find_row
 from app.store.tables.inventory import problem
 from app.store.tables.work import assessment, session
 from app.store.tables.workflow import addendum, analysis, assessment_request, change_attempt, homework, medication, session_note
+from app.store.work import open_alert
 
 SUBJECTS = {"session": session, "assessment": assessment, "note": session_note}
 DAYS = {change_attempt: "tried_on", analysis: "took_place_on", medication: "started_on", homework: "agreed_on"}
@@ -92,8 +93,8 @@ async def add_addendum(visit: Visit, episode_id: UUID, subject: str, subject_id:
         subject_id = (await note_of(visit, chart, subject_id))["id"]
     else:
         await get_in_chart(visit, SUBJECTS[subject], chart, subject_id)
-    clear = {"subject": subject, "subject_id": subject_id, "written_by": visit.caller.clinician_id}
-    return await create(visit, addendum, Fields(clear, {"text": values["text"]}, values.get("id")), chart=chart)
+    clear, derived = {"subject": subject, "subject_id": subject_id}, {"written_by": visit.caller.clinician_id}
+    return await create(visit, addendum, Fields(clear, {"text": values["text"]}, values.get("id"), derived), chart=chart)
 
 
 async def note_of(visit: Visit, chart: Chart, session_id: UUID) -> Row:
@@ -110,9 +111,9 @@ async def request_assessment(visit: Visit, episode_id: UUID, values: dict[str, A
     known = checked_instrument(values["instrument"], values["respondent"])
     if known.risk_items:
         check_responder(chart)
-    clear = {**values, "status": "open", "requested_by": visit.caller.clinician_id}
-    fields = fields_for(assessment_request, clear)
-    return await create(visit, assessment_request, fields, chart=chart)
+    fields = fields_for(assessment_request, values)
+    derived = {"status": "open", "requested_by": visit.caller.clinician_id}
+    return await create(visit, assessment_request, Fields(fields.clear, fields.secret, fields.id, derived), chart=chart)
 
 
 async def amend_request(visit: Visit, episode_id: UUID, request_id: UUID, values: dict[str, Any]) -> Row:
@@ -140,5 +141,6 @@ async def save_draft(visit: Visit, episode_id: UUID, request_id: UUID, answers: 
     trigger = trigger_of(known, given)
     before = trigger_of(known, {int(n): v for n, v in present.get("draft", {}).items()})
     row = await amend(visit, assessment_request, present, Fields({}, {"draft": answers}), key=chart.key)
-    alert = await raise_risk_alert(visit, chart, trigger, {"id": request_id}) if trigger and trigger != before else None
+    told = trigger == before and await open_alert(visit.connection, episode_id, "self_harm") is not None
+    alert = await raise_risk_alert(visit, chart, trigger, {"id": request_id}) if trigger and not told else None
     return row, alert, notice_of(chart) if known.risk_items else {}

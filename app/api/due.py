@@ -45,7 +45,7 @@ class DuePage(Out):
 
 
 @router.get("/episodes/{episode_id}/due", response_model=DueList)
-async def read_due(call: Annotated[Call, needs("episodes:read")], episode_id: UUID) -> Row:
+async def read_due(call: Annotated[Call, needs("episodes:read", "risk:read")], episode_id: UUID) -> Row:
     """Read everything owed now in a course: alerts, reviews, sessions, requests, measures, follow-ups, homework, tasks, proposals, questions."""
     call.of_this_moment = True
     chart = await open_chart(call.visit, episode_id)
@@ -54,7 +54,7 @@ async def read_due(call: Annotated[Call, needs("episodes:read")], episode_id: UU
 
 @router.get("/due", response_model=DuePage)
 async def list_due(
-    call: Annotated[Call, needs("episodes:read")],
+    call: Annotated[Call, needs("episodes:read", "risk:read")],
     clinician_id: UUID | None = None,
     patient_id: UUID | None = None,
     kind: Kind | None = None,

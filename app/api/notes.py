@@ -14,6 +14,7 @@ from app.api.inventory import read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Flag, In, InChart, Moment, NewId, Out, Prose
+from app.domain.errors import NotFound
 from app.store.database import Row
 from app.store.rows import own, page
 from app.store.tables.workflow import addendum
@@ -115,9 +116,12 @@ async def list_addenda(
 
 
 @router.get("/addenda/{addendum_id}", response_model=AddendumOut)
-async def read_addendum(call: Annotated[Call, needs("sessions:read", "notes:read")], episode_id: UUID, addendum_id: UUID) -> Row:
-    """Read one addendum; it may be to a note, so this needs both scopes."""
-    return await read_one(call, addendum, episode_id, addendum_id)
+async def read_addendum(call: Annotated[Call, needs("sessions:read")], episode_id: UUID, addendum_id: UUID) -> Row:
+    """Read one addendum to a session or an assessment; those to notes are read beside the note."""
+    row = await read_one(call, addendum, episode_id, addendum_id)
+    if row["subject"] == "note":
+        raise NotFound
+    return row
 
 
 async def _addenda(

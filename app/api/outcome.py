@@ -1,5 +1,6 @@
 """Outcome, summary and pictures of a course."""
 
+import asyncio
 from datetime import date
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -15,17 +16,18 @@ from app.actions.outcome import read_outcome, read_summary
 from app.actions.trajectory import read_trajectory
 from app.api.assessments import shown_trajectory
 from app.api.inventory import Measures
-from app.api.problems import ScopeMissing
+from app.api.problems import ScopeMissing, Unavailable
 from app.api.request import Call, Route, needs
 from app.api.shapes import Out
 from app.render.circles import Person, circles, initials
-from app.render.letter import as_html, sections_of
+from app.render.letter import as_html, sections_of, shortened
 from app.render.pdf import as_pdf
 from app.render.trajectory import trajectory
 from app.store.database import Row
 
 router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["outcome"])
 
+making = asyncio.Semaphore(2)  # letters in PDF at once, in one process
 STILL = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}  # a document that runs nothing and fetches nothing
 
 
@@ -127,7 +129,7 @@ class SummaryOut(Out):
     statement: str
 
 
-_WHOLE = needs("episodes:read", "assessments:read", "classification:read", "termination:read")
+_WHOLE = needs("episodes:read", "inventory:read", "assessments:read", "classification:read", "termination:read", "risk:read")
 
 
 async def _summary(call: Call, episode_id: UUID) -> Row:
@@ -151,12 +153,15 @@ async def read_summary_as_html(call: Annotated[Call, _WHOLE], episode_id: UUID) 
 @router.get("/summary.pdf", response_class=Response, responses={200: {"content": {"application/pdf": {}}}})
 async def read_summary_as_pdf(call: Annotated[Call, _WHOLE], episode_id: UUID) -> Response:
     """Read the summary as a letter in PDF."""
-    content = await run_in_threadpool(as_pdf, *_letter(await _summary(call, episode_id)))
+    if making.locked():
+        raise Unavailable("Letters are being made at this moment. Try again.")  # whoever waited here would hold a connection
+    async with making:
+        content = await run_in_threadpool(as_pdf, *_letter(await _summary(call, episode_id)))
     return Response(content, media_type="application/pdf", headers={"Content-Disposition": 'inline; filename="summary.pdf"'})
 
 
 def _letter(found: Row) -> tuple[str, str, list[Any]]:
-    return "Summary of the course of treatment", f"Made on {found['made_on']}.", sections_of(found)
+    return "Summary of the course of treatment", f"Made on {found['made_on']}.", shortened(sections_of(found))
 
 
 @router.get("/inventory/circles.svg", response_class=Response, responses={200: {"content": {"image/svg+xml": {}}}})

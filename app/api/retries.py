@@ -9,12 +9,13 @@ from uuid import UUID
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.actions.visit import Visit, open_patient
+from app.actions.visit import Visit, open_chart, open_patient
 from app.api.problems import KeyHeld, KeyReused, Malformed
 from app.store.database import Row
 from app.store.idempotency import KeptAnswer, find_kept, hash_of, hold, keep
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+EPISODES = "ipt-episodes"  # kept beside the headers, never sent: whose charts an answer about several patients shows
 KEPT_HEADERS = ("content-type", "etag", "location")
 
 
@@ -50,8 +51,11 @@ async def kept_answer(visit: Visit, retry: Retry) -> Response | None:
         raise KeyReused
     if row["patient_id"] is not None and visit.caller.clinician_id is not None:
         await open_patient(visit, row["patient_id"])  # a replay shows nothing outside the caseload of today
+    if visit.caller.clinician_id is not None:
+        for episode_id in filter(None, row["headers"].get(EPISODES, "").split(",")):
+            await open_chart(visit, UUID(episode_id))
     visit.trace.resources.append(f"kept_answer/{retry.key_hash.hex()[:16]}")
-    headers = {**row["headers"], "idempotent-replayed": "true"}
+    headers = {k: v for k, v in row["headers"].items() if k != EPISODES} | {"idempotent-replayed": "true"}
     return Response(_opened(visit, row, retry), row["status"], headers=headers)
 
 
@@ -63,6 +67,8 @@ async def keep_answer(visit: Visit, retry: Retry, response: Response) -> None:
     place = f"idempotency|{retry.key_hash.hex()}"
     sealed = key.seal({"body": body.decode()}, place) if key else visit.keys.seal(body, place)
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+    if visit.trace.many:
+        headers[EPISODES] = ",".join(map(str, visit.trace.many))
     owner = patient_id if key else None
     kept = KeptAnswer(retry.key_hash, _request_hash(visit, retry, owner), owner, response.status_code, headers, sealed)
     await keep(visit.connection, kept, visit.now)

@@ -56,6 +56,7 @@ DEFAULTS: Mapping[str, Any] = {
     "without_tasks": [],
     "indications": [],
 }
+ALWAYS = {"risk_assessed"}
 _CODE = re.compile(r"[A-Z][A-Z0-9-]{1,29}")
 _SLUG = re.compile(r"[a-z][a-z0-9_]{1,59}")
 
@@ -83,7 +84,7 @@ def _shapes(plain: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _is_text(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= LONGEST_TEXT
+    return isinstance(value, str) and len(value) <= LONGEST_TEXT and value.isprintable()
 
 
 def _items(plain: Mapping[str, Any]) -> Iterator[Fault]:
@@ -108,9 +109,9 @@ def _item(pointer: str, item: object, needed: Mapping[str, Any], optional: Mappi
     for name, values in {**needed, **optional}.items():
         value = item.get(name)
         if name == "gate":
-            if value not in {None, True, False}:
+            if name in item and type(value) is not bool:
                 yield Fault(f"{pointer}/gate", "must be true or false")
-        elif (name in needed or value is not None) and (not _is_text(value) or not value):
+        elif (name in needed or name in item) and (not _is_text(value) or not value):
             yield Fault(f"{pointer}/{name}", "must be text")
         elif values is not None and value is not None and value not in values:
             yield Fault(f"{pointer}/{name}", f"must be one of {', '.join(values)}")
@@ -137,6 +138,7 @@ def _contradictions(plain: Mapping[str, Any]) -> Iterator[Fault]:
     yield from (Fault(f"/{low}", f"must not be above {high}") for low, high in pairs if plain[low] > plain[high])
     if not _CODE.fullmatch(plain["code"]):
         yield Fault("/code", "must be 2 to 30 of A-Z, 0-9 and -, starting with a letter")
+    yield from (Fault(f"/{n}", "must not be empty") for n in ("name", "population") if not plain[n].strip())
     if plain["format"] not in FORMATS:
         yield Fault("/format", f"must be one of {', '.join(FORMATS)}")
     if plain["format"] == "group" and not plain["group_min"]:
@@ -151,6 +153,7 @@ def _contradictions(plain: Mapping[str, Any]) -> Iterator[Fault]:
 
 
 def _task_faults(plain: Mapping[str, Any]) -> Iterator[Fault]:
+    yield from (Fault(f"/without_tasks/{n}", "stays: every course asks for it") for n, code in enumerate(plain["without_tasks"]) if code in ALWAYS)
     seen: set[str] = set()
     for n, task in enumerate(plain["extra_tasks"]):
         if not _SLUG.fullmatch(task["code"]) or task["code"] in seen:

@@ -178,6 +178,11 @@ def protocol_from(mapping: Mapping[str, Any], tasks: tuple[Task, ...], origin: s
     plain = {**DEFAULTS, **mapping}
     plain["minutes_max"] = mapping.get("minutes_max", mapping.get("minutes"))
     faults = list(faults_of(plain))
+    if not faults:
+        common = {t.code for t in tasks}
+        faults = [
+            Fault(f"/extra_tasks/{n}/code", "is a task that every course has") for n, t in enumerate(plain["extra_tasks"]) if t["code"] in common
+        ]
     if faults:
         raise ProtocolInvalid(faults=faults)
     own = tuple(_placed(t, plain) for t in tasks if _belongs(t, plain)) + tuple(_extra(t) for t in plain["extra_tasks"])

@@ -44,7 +44,7 @@ def circles(people: Sequence[Person], time_point: str) -> str:
     """Return the picture as SVG: people at one time point (now, before_onset, wished)."""
     placed = [p for p in people if p.rings[time_point] is not None]
     parts = [text(WIDTH / 2, 18, f"Closeness circles, {TIMES[time_point]}", size=14, anchor="middle", bold=True), *_rings()]
-    parts += [_mark(person, *_place(person, placed, time_point)) for person in placed]
+    parts += [_mark(person, *_place(n, placed, time_point)) for n, person in enumerate(placed)]
     parts += _list(people, time_point)
     height = TOP_OF_LIST + ROW * max(1, len(people)) + 44
     parts += [text(12, height - 26 + 15 * n, words, size=11, fill=GREY) for n, words in enumerate(LEGEND)]
@@ -61,13 +61,14 @@ def _rings() -> list[str]:
     return [*parts, text(CENTRE_X, CENTRE_Y + 4, "patient", size=11, anchor="middle")]
 
 
-def _place(person: Person, placed: Sequence[Person], time_point: str) -> tuple[float, float, float]:
+def _place(number: int, placed: Sequence[Person], time_point: str) -> tuple[float, float, float]:
     """Return where a person stands (x, y) and how large the mark may be: evenly round its ring, or where it was drawn by hand."""
+    person = placed[number]
     ring = person.rings[time_point] or RINGS
-    same = [p for p in placed if p.rings[time_point] == ring]
+    same = [n for n, p in enumerate(placed) if p.rings[time_point] == ring]
     radius = CENTRE_RADIUS + (ring - 0.5) * RING_WIDTH
     step = 360 / len(same)
-    angle = -60.0 + 47 * ring + same.index(person) * step  # each ring is turned, so that marks do not stand in one row
+    angle = -60.0 + 47 * ring + same.index(number) * step  # each ring is turned, so that marks do not stand in one row
     if person.angle is not None and time_point == "now":
         angle = float(person.angle) - 90
     if person.radius_percent is not None and time_point == "now":

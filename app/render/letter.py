@@ -13,6 +13,8 @@ STYLE = (
     "@media print{body{margin:0;font-size:11pt}h2{break-after:avoid}tr{break-inside:avoid}}"
 )
 NOT_RECORDED = "Not recorded."
+LONGEST_PARAGRAPH, LONGEST_LETTER = 3_000, 60_000  # characters: longer ones are read in the record
+SHORTENED = " [...] (shortened; the whole text stands in the record)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +146,21 @@ def _follow_ups(found: Row) -> Section:
 
 def _words(code: object) -> str:
     return str(code).replace("_", " ")
+
+
+def shortened(sections: Sequence[Section]) -> list[Section]:
+    """Return sections of a size that a letter can have: long paragraphs, and all after the first sixty thousand characters, are cut and say so."""
+    found, left = [], LONGEST_LETTER
+    for section in sections:
+        paragraphs = []
+        for words in section.paragraphs:
+            room = min(LONGEST_PARAGRAPH, left)
+            paragraphs.append(words if len(words) <= room else words[:room] + SHORTENED)
+            left -= min(len(words), room)
+        found.append(
+            Section(section.heading, tuple(p for p in paragraphs if p != SHORTENED) or ((SHORTENED.strip(),) if paragraphs else ()), section.table)
+        )
+    return found
 
 
 def as_html(title: str, made_on: str, sections: Sequence[Section]) -> str:

@@ -39,6 +39,12 @@ async def hold(connection: Connection, key_hash: bytes) -> bool:
     return bool(await connection.value(sa.select(sa.func.pg_try_advisory_xact_lock(lock))))
 
 
+async def hold_for_transaction(connection: Connection, name: str) -> None:
+    """Wait for a name and hold it until this transaction ends: whoever else wants it comes after."""
+    lock = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], signed=True)
+    await connection.value(sa.select(sa.func.pg_advisory_xact_lock(lock)))
+
+
 async def find_kept(connection: Connection, key_hash: bytes, now: datetime) -> Row | None:
     """Return the kept answer and its patient's wrapped key, or None."""
     k, p = idempotency_key, patient_key

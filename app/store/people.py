@@ -121,7 +121,7 @@ async def tied_to(connection: Connection, clinician_id: UUID, episode_ids: Seque
         .order_by(t.c.episode_id)
     )
     query = query if episode_ids is None else query.where(t.c.episode_id.in_(episode_ids))
-    return await connection.rows(query.with_for_update(of=e, key_share=True))
+    return await connection.rows(query.with_for_update(of=(e, t), key_share=True))
 
 
 async def care_roles(connection: Connection, episode_id: UUID) -> dict[UUID, str]:

@@ -34,6 +34,11 @@ def test_one_session_of_a_group_is_one_session_in_each_members_record(partner):
         for view in ("", "/sessions", "/timeline", "/summary", "/due", "/inventory/circles.svg"):
             shown = partner.send("GET", member.path + view).text
             assert not [o for o in others if o in shown], view
+    fewer = body | {"participants": parts[:1]}
+    assert partner.send("POST", f"/v1/groups/{group['id']}/sessions", fewer).json()["type"] == "/problems/id-taken"
+    assert (
+        partner.send("POST", f"/v1/groups/{group['id']}/sessions", body, token=leader).status_code == 404
+    )  # leads the group, is in no member's care team
     note = f"/v1/groups/{group['id']}/sessions/{made['id']}/process-note"
     partner.put(note, {"text": "Two spoke."}, etag='"1.1"', token=leader)
     assert partner.get(note, token=leader)["process_note"] == "Two spoke."
@@ -55,6 +60,11 @@ def test_a_group_takes_members_of_its_protocol_until_it_is_full(partner):
     member = partner.get(f"/v1/groups/{group['id']}/members")["items"][0]
     path = f"/v1/groups/{group['id']}/members/{member['id']}"
     assert partner.patch(path, {"confidentiality_agreed_on": day(days=1)}, '"1.1"')["confidentiality_agreed_on"] == day(days=1)
+    assert partner.send("PATCH", path, {"left_on": "1950-01-01"}, If_Match='"2.1"').json()["type"] == "/problems/dates-out-of-order"
+    partner.patch(path, {"left_on": day()}, '"2.1"')
+    waiting = next(e for e, a in zip(more, answers, strict=True) if a.status_code == 409)
+    partner.post(f"/v1/groups/{group['id']}/members", {"episode_id": waiting.id})
+    assert partner.send("PATCH", path, {"left_on": None}, If_Match='"3.1"').json()["type"] == "/problems/group-full"
     assert (
         partner.send("POST", "/v1/groups", {"protocol": "IPT-16", "lead_clinician_id": group["lead_clinician_id"]}).json()["type"]
         == "/problems/not-a-group-protocol"
@@ -88,8 +98,17 @@ def test_both_views_stand_side_by_side_only_when_each_agreed_and_was_seen_alone(
     assert (found["first"]["closeness_now"], found["second"]["closeness_now"], found["apart"]) == (1, 3, ["closeness_now"])
     person = f"/v1/episodes/{couple['first_episode_id']}/relationships/{couple['first_relationship_id']}"
     partner.patch(person, {"safety": "coercion"}, '"1.1"')
+    key = {"Idempotency_Key": str(uuid4())}
+    again = {"first_agreed_on": day(days=2)}
+    assert partner.send("PATCH", f"/v1/couples/{couple['id']}", again, token=token, If_Match='"2.1"', **key).status_code == 200
     barred = partner.send("GET", views, token=token, X_Request_Id="same")
     assert (barred.status_code, barred.content) == (shut.status_code, shut.content)  # it does not say why
+    for side in ("first", "second"):
+        team = f"/v1/episodes/{couple[f'{side}_episode_id']}/care-team"
+        tie = next(m for m in partner.get(team)["items"] if m["clinician_id"] == lead)
+        assert partner.send("DELETE", f"{team}/{tie['id']}", If_Match=f'"{tie["version"]}.1"').status_code == 204
+    replayed = partner.send("PATCH", f"/v1/couples/{couple['id']}", again, token=token, If_Match='"2.1"', **key)
+    assert replayed.status_code == 404  # a kept answer shows nothing outside the caseload of today
     outside = partner.clinician_token(partner.add_clinician()["id"])
     assert partner.send("GET", f"/v1/couples/{couple['id']}", token=outside).status_code == 404
 
@@ -130,6 +149,17 @@ def test_a_caseload_is_handed_over_with_every_role(partner):
     assert cover.json()["type"] == "/problems/cover-is-lead"
     assert partner.send("POST", f"/v1/clinicians/{to}/transfer", {"to_clinician_id": to}).status_code == 422
     assert partner.send("POST", f"/v1/clinicians/{to}/transfer", {"to_clinician_id": str(uuid4())}).status_code == 404
+
+
+def test_transfers_at_once_hand_over_once(partner):
+    episodes = [partner.add_episode() for _ in range(3)]
+    for episode in episodes[1:]:
+        partner.post(f"{episode.path}/care-team", {"clinician_id": episodes[0].lead, "role": "lead"})
+    to = [partner.add_clinician()["id"] for _ in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda c: partner.send("POST", f"/v1/clinicians/{episodes[0].lead}/transfer", {"to_clinician_id": c}), to))
+    assert {a.status_code for a in answers} == {200}
+    assert sorted(len(a.json()["episode_ids"]) for a in answers) == [0, 0, 0, 3]
 
 
 def test_a_duplicate_registration_counts_as_the_same_person_and_can_be_split_again(partner):
@@ -238,10 +268,43 @@ def test_an_import_sent_again_loads_nothing_twice(partner):
     row = partner.import_row()
     row["patient"]["id"], row["episode"]["id"] = str(uuid7()), str(uuid7())
     first = partner.post("/v1/imports", {"rows": [row]})
+    row["sessions"].reverse()
     second = partner.post("/v1/imports", {"rows": [row]})
+    assert len(partner.get(f"/v1/patients/{row['patient']['id']}/consents")["items"]) == 1
     assert (first["report"][0]["new"], second["report"][0]["new"]) == (True, False)
     assert first["report"][0]["episode_id"] == second["report"][0]["episode_id"]
     assert len(partner.get(f"/v1/episodes/{row['episode']['id']}/sessions")["items"]) == 1
+
+
+def test_an_import_with_its_own_id_is_run_once_however_often_it_is_sent(partner, on_database):
+    before = counted(on_database, partner)
+    body = {"id": str(uuid7()), "rows": [partner.import_row() for _ in range(3)]}
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: partner.send("POST", "/v1/imports", body), range(3)))
+    assert sorted(a.status_code for a in answers) == [200, 200, 201]
+    assert len({a.json()["report"][0]["episode_id"] for a in answers}) == 1
+    assert counted(on_database, partner)["patient"] - before["patient"] == 3
+    other = partner.send("POST", "/v1/imports", body | {"rows": body["rows"][:2]})
+    assert other.json()["type"] == "/problems/id-taken"
+
+
+def test_impossible_places_and_decisions_are_refused_with_where(partner):
+    later = "2100-01-01T00:00:00Z"
+    rows = [partner.import_row() for _ in range(4)]
+    rows[0]["episode"]["placed"]["since"] = later
+    rows[1]["focus"] = {"primary": "grief", "patient_agreed": True, "decided_at": later}
+    rows[2]["focus"] = {"primary": "grief", "secondary": "grief", "patient_agreed": True, "decided_at": now(days=3)}
+    rows[3]["sessions"] = [{"starts_at": later, "status": "held"}, {"starts_at": now(days=9), "status": "held"}]
+    report = partner.post("/v1/imports", {"rows": rows})["report"]
+    pointers = [r["errors"][0]["pointer"] for r in report]
+    assert pointers == ["/episode/placed/since", "/focus/decided_at", "/focus/secondary", "/sessions/0/starts_at"]
+
+
+def test_answers_of_one_moment_all_count(partner):
+    at = now(days=3)
+    answers = [{"instrument": "PHQ-9", "answers": {**PHQ9, "9": v}, "answered_at": at} for v in (3, 0)]
+    job = partner.post("/v1/imports", {"rows": [partner.import_row(assessments=answers)]})
+    assert len(partner.get(f"/v1/risk-alerts?episode_id={job['report'][0]['episode_id']}")["items"]) == 1
 
 
 def test_the_export_holds_every_table_of_every_patient_and_notes_only_with_their_scope(partner):

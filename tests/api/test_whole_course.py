@@ -59,6 +59,9 @@ def test_a_course_that_ended_early_is_taken_up_again_and_can_end_early_once_more
 
 def test_maintenance_is_an_episode_of_its_own_that_names_the_one_it_follows(partner, episode):
     assert partner.send("POST", f"{episode.path}/maintenance", {}).json()["type"] == "/problems/course-not-ended"
+    cover = partner.clinician_token(episode.cover)
+    stranger = {"lead_clinician_id": partner.add_clinician()["id"]}
+    assert partner.send("POST", f"{episode.path}/maintenance", stranger, token=cover).json()["type"] == "/problems/lead-decides"
     episode.into_middle()
     episode.enter("termination", token=episode.token)
     made = partner.post(f"{episode.path}/maintenance", {"age_at_referral": 41, "id": str(uuid7())}, token=episode.token)
@@ -137,6 +140,14 @@ def _episode_body(partner):
         ({"surprise": 1}, "/surprise"),
         ({"code": "lower"}, "/code"),
         ({"name": None}, "/name"),
+        ({"name": " "}, "/name"),
+        ({"population": "a\u0001b"}, "/population"),
+        ({"extra_tasks": [{"code": "a_b", "phase": "initial", "title": "x", "source": "x", "gate": []}]}, "/extra_tasks/0/gate"),
+        ({"extra_tasks": [{"code": "a_b", "phase": "initial", "title": "x", "source": "x", "gate": None}]}, "/extra_tasks/0/gate"),
+        ({"extra_tasks": [{"code": "inventory_taken", "phase": "initial", "title": "x", "source": "x"}]}, "/extra_tasks/0/code"),
+        ({"instruments": [{"code": "PHQ-9", "due": "monthly", "respondent": None}]}, "/instruments/0/respondent"),
+        ({"instruments": [{"code": "PHQ-9", "due": "monthly", "respondent": "parent"}]}, "/instruments/0/respondent"),
+        ({"without_tasks": ["risk_assessed"]}, "/without_tasks/0"),
     ],
 )
 def test_a_protocol_that_breaks_a_rule_is_refused_with_a_pointer(partner, broken, pointer):
@@ -248,6 +259,10 @@ def test_a_safety_mark_is_lifted_by_the_lead_and_a_second_clinician(partner, epi
     assert (asked["safety"], asked["safety_lift_asked_at"] is not None) == ("violence", True)
     assert "safety_lift_waits" in {i["code"] for i in partner.get(f"{episode.path}/due")["items"]}
     assert partner.send("POST", path, {"reason": "x"}, token=episode.token).json()["type"] == "/problems/second-sign-off-needed"
+    member = partner.clinician_token(partner.add_clinician()["id"])
+    assert partner.send("POST", path, {"reason": "x"}, token=member).status_code == 404
+    partner.post(f"{episode.path}/care-team", {"clinician_id": episode.cover, "role": "lead"})  # the one who asked is lead no more
+    assert partner.send("POST", path, {"reason": "x"}, token=episode.token).json()["type"] == "/problems/second-sign-off-needed"
     lifted = partner.post(path, {"reason": "Seen both alone."}, token=cover)
     assert (lifted["safety"], lifted["safety_sign_off"]) == ("none", "Seen both alone.")
 
@@ -343,6 +358,7 @@ def test_the_summary_is_a_letter_in_json_html_and_pdf_without_notes_or_people(pa
     )
     found = partner.get(f"{episode.path}/summary")
     assert found["protocol"]["code"] == "IPT-12"
+    assert not {"risk_responder", "secondary_responder", "classifier_on", "wrapped"} & set(found["episode"])
     assert found["termination"]["gains"][0]["gain"] == "<b>Speaks</b> & asks"
     assert [m["name"] for m in found["medications"]] == ["Sertraline"]
     page = partner.send("GET", f"{episode.path}/summary.html")
@@ -355,6 +371,14 @@ def test_the_summary_is_a_letter_in_json_html_and_pdf_without_notes_or_people(pa
         assert "secret-note" not in text
         assert "secret-label" not in text
         assert "no risk" not in text.lower()
+
+
+def test_a_group_course_is_continued_in_the_format_of_its_protocol(partner):
+    episode = partner.add_episode(protocol="IPT-G-WHO").into_initial()
+    episode.enter("middle", reason="x", token=episode.token)
+    episode.enter("termination", token=episode.token)
+    assert partner.post(f"{episode.path}/maintenance", {"kind": "maintenance"})["format"] == "individual"
+    assert partner.post(f"{episode.path}/maintenance", {"kind": "continuation"})["protocol_code"] == "IPT-G-WHO"
 
 
 def test_pictures_need_no_names_and_show_them_only_with_the_scope(partner, episode):

@@ -181,10 +181,15 @@ def test_a_draft_alarms_for_what_is_answered_and_not_for_what_is_missing():
     assert trigger_of(PHQ9, {9: 2}).reason == "risk_item_positive_in_draft"
 
 
-@given(st.sampled_from([c for c, i in instruments().items() if i.method in {"sum", "domains"}]), st.data())
-def test_totals_stay_within_their_range_whatever_is_answered(code, data):
+@given(
+    st.sampled_from([c for c, i in instruments().items() if i.method in {"sum", "domains"}]),
+    st.lists(st.integers(0, 99), min_size=20, max_size=20),
+    st.sets(st.integers(1, 20), max_size=4),
+)
+def test_totals_stay_within_their_range_whatever_is_answered(code, drawn, left_out):
     known = instrument(code)
-    answers = {i.number: data.draw(st.none() | st.integers(i.value_min, i.value_max)) for i in known.items}
+    span = {i.number: i.value_max - i.value_min + 1 for i in known.items}
+    answers = {i.number: None if i.number in left_out else i.value_min + drawn[i.number - 1] % span[i.number] for i in known.items}
     if not known.risk_items and all(v is None for v in answers.values()):
         return
     found = score(known, answers)

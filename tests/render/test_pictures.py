@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.render.circles import Person, circles, initials, told
-from app.render.letter import Section, as_html
+from app.render.letter import Section, as_html, shortened
 from app.render.pdf import as_pdf
 from app.render.svg import WIDTH
 from app.render.trajectory import trajectory
@@ -60,6 +60,12 @@ def test_circles_hold_whoever_is_in_the_inventory(people, time_point):
     assert all(told(p, time_point) in description for p in people)
 
 
+def test_two_people_who_look_alike_do_not_hide_each_other():
+    twin = Person("F", "friend", "current", 0, {"now": 2, "before_onset": None, "wished": None})
+    spots = {(c.get("cx"), c.get("cy")) for c in parsed(circles([twin, twin], "now")).iter(f"{SVG}circle") if float(c.get("r")) <= 13}
+    assert len(spots) == 2
+
+
 def test_marks_of_one_ring_do_not_stand_on_each_other():
     people = [Person(str(n), str(n), "current", 0, {"now": 1 + n % 4, "before_onset": None, "wished": None}) for n in range(24)]
     spots = [(float(c.get("cx")), float(c.get("cy")), float(c.get("r"))) for c in parsed(circles(people, "now")).iter(f"{SVG}circle")][5:]
@@ -77,7 +83,7 @@ def test_initials(label, mark):
 def line(**fields):
     start = {
         "code": "PHQ-9", "respondent": "patient", "component": "symptoms", "lower_is_better": True, "range": [0, 27], "caseness_from": 10,
-        "points": [{"answered_at": f"2026-01-{d:02}T09:00:00Z", "session_number": n, "follow_up_id": None, "score": s, "change": None} for n, (d, s) in enumerate([(1, 20), (8, 15), (15, 4)], 1)],
+        "points": [{"answered_at": f"2026-01-{d:02}T09:00:00Z", "session_number": n, "follow_up_id": None, "score": s, "scales": None, "change": None} for n, (d, s) in enumerate([(1, 20), (8, 15), (15, 4)], 1)],
     }  # fmt: skip
     return start | fields
 
@@ -102,6 +108,7 @@ def test_a_trajectory_of_any_length_stays_in_its_picture(scores, followed):
             "session_number": n,
             "follow_up_id": "x" if followed and n > 20 else None,
             "score": s,
+            "scales": None,
             "change": None,
         }
         for n, s in enumerate(scores)
@@ -110,6 +117,26 @@ def test_a_trajectory_of_any_length_stays_in_its_picture(scores, followed):
     root = parsed(trajectory({"instruments": [line(points=points)], "phases": [], "medications": medications}))
     for dot in root.iter(f"{SVG}circle"):
         assert 0 < float(dot.get("cx")) < WIDTH
+
+
+def test_a_profile_is_drawn_first_and_last():
+    scales = [{"warm_agreeable": 2.0, "cold_hearted": 4.0}, {"warm_agreeable": 4.5, "cold_hearted": 1.0}]
+    points = [
+        {"answered_at": f"2026-01-0{n}", "session_number": n, "follow_up_id": None, "score": None, "scales": s, "change": None}
+        for n, s in enumerate(scales, 1)
+    ]
+    item = line(code="IPIP-IPC", component="personality", range=None, caseness_from=None, points=points)
+    root = parsed(trajectory({"instruments": [item], "phases": [], "medications": []}))
+    assert "warm agreeable 2 to 4.5" in root.find(f"{SVG}desc").text
+    assert len(list(root.iter(f"{SVG}circle"))) == 4
+
+
+def test_a_letter_has_a_size_and_says_what_it_left_out():
+    sections = shortened([Section("a", ("x" * 5_000, "short")), *(Section("b", ("y" * 3_000,)) for _ in range(40))])
+    assert sum(len(p) for s in sections for p in s.paragraphs) < 65_000
+    assert sections[0].paragraphs[0].endswith("the record)")
+    assert sections[0].paragraphs[1] == "short"
+    assert all(s.paragraphs for s in sections)
 
 
 @given(LABELS, st.lists(LABELS, max_size=4))

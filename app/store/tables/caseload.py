@@ -21,6 +21,7 @@ import_job = partner_table(
     whole("rows", 0, 10_000, nullable=False),
     whole("loaded", 0, 10_000, nullable=False),
     document("report"),
+    sa.Column("digest", sa.LargeBinary, nullable=False),
     kept(),
     sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"]),
 )
