@@ -5,6 +5,8 @@ from uuid import uuid4
 
 import httpx
 
+from app.api.caseload import ProtocolIn
+
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLINICIAN = "urn:ipt:params:oauth:token-type:clinician"
 PHQ9 = {str(n): 1 for n in range(1, 9)} | {"9": 0}
@@ -12,26 +14,7 @@ GAD7 = {str(n): 1 for n in range(1, 8)}
 
 
 OWN_PROTOCOL = {
-    "code": "ACME-IPT-10",
-    "name": "Ten sessions at Acme",
-    "format": "individual",
-    "population": "Adults with depression",
-    "age_min": 18,
-    "age_max": 120,
-    "specialist": True,
-    "four_areas": True,
-    "sessions_min": 10,
-    "sessions_max": 10,
-    "weeks_min": 10,
-    "weeks_max": 12,
-    "minutes": 50,
-    "initial_sessions_min": 2,
-    "initial_sessions_max": 2,
-    "middle_sessions_min": 6,
-    "termination_weeks": 2,
-    "boundaries": {"initial": [1, 2], "middle": [3, 8], "termination": [9, 10]},
-    "instruments": [{"code": "PHQ-9", "due": "every_session"}],
-    "sources": [{"figure": "ten sessions", "mark": "own_design", "source": "Acme's clinical lead"}],
+    **ProtocolIn.model_fields["definition"].examples[0],
     "extra_tasks": [{"code": "leaflet_given", "phase": "initial", "title": "Leaflet given", "source": "Acme", "gate": True}],
 }
 

@@ -1,6 +1,5 @@
 """From indicators to the focus: answers with evidence, a run of the classifier, the clinician's decision, the work."""
 
-from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -12,7 +11,7 @@ from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.focus import FocusChoice, ProtocolWithoutAreas, Suggestion, decide_focus, is_late_change
 from app.domain.focus_work import check_work, plan_for_stage
 from app.domain.indicator_answers import Event, IndicatorsInvalid, check_answers
-from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, GRIEF, Answer, classify, ruleset
+from app.domain.problem_area import DISPUTE, DISPUTE_STRATEGIES, GRIEF, Answer, as_plain, classify, ruleset
 from app.domain.techniques import check_strategies
 from app.store.database import Row
 from app.store.rows import rows_of
@@ -115,7 +114,7 @@ async def run_classifier(visit: Visit, episode_id: UUID) -> Made:
     if _blames(answers, await _marked(visit, chart)):
         del answers["communication_fault_visible"]  # a safety mark set since: the reading no longer counts
     check_answers(_answers(answers), await _events(visit, chart))
-    result = asdict(classify(_answers(answers)))
+    result = as_plain(classify(_answers(answers)))
     fields = {"ruleset": result["ruleset"], "indicator_version": found["version"], "answers": answers, "result": result}
     return await create(visit, classification, Fields(fields), chart=chart)
 

@@ -14,6 +14,7 @@ from app.api.pages import Cursor, Limit
 from app.api.people import TimeZone
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, Flag, In, InChart, Level, Line, Minutes, Moment, NewId, Out, Prose, Rating, Reference
+from app.domain.sessions import AFFECTS
 from app.store.database import Row
 from app.store.tables.work import session
 from app.store.work import page_chart, page_sessions
@@ -37,6 +38,7 @@ Attendance = Literal[
 Affect = Literal[
     "sadness", "grief", "anger", "guilt", "shame", "fear", "loneliness", "numbness", "relief", "hope", "joy", "pride",
 ]  # fmt: skip
+assert set(Affect.__args__) == set(AFFECTS)  # type: ignore[attr-defined]
 SessionKind = Literal["course", "assessment", "pre_group", "parent", "booster", "crisis"]
 
 

@@ -11,7 +11,6 @@ PLAN_BY_STAGE = {  # Source: teaching slides on role disputes (Weissman, Markowi
     "impasse": "Trying has stopped: bring the dispute into the open and restart the negotiation, or consider whether to end the relation.",
     "dissolution": "It is beyond repair: help to take in the loss and to move on; the work is then that of a transition.",
 }
-OPTIONS_STATEMENT = "To accept, to change, to leave: the therapist has no stake in which (the same slides)."
 
 
 class WorkOfAnotherArea(Invalid):

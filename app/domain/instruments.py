@@ -10,8 +10,6 @@ from app.domain.protocols import Figure
 from app.domain.reading import read_catalogue
 
 ADULT_AGE = 18
-COMPONENTS = ("symptoms", "social_functioning", "personality", "grief", "relationship", "alliance", "satisfaction", "wellbeing", "risk")
-METHODS = ("sum", "domains", "mean", "circumplex")
 
 
 @dataclass(frozen=True, slots=True)

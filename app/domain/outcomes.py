@@ -13,7 +13,6 @@ from app.domain.sessions import NUMBERED
 
 FINISHED_FROM_CONTACTS = 2  # Source: NHS Talking Therapies: a finished course has two attended treatment contacts or more
 MARKERS = ("PHQ-9", "GAD-7")  # Source: the two questionnaires of the rule
-ATTENDED = ("attended", "late_under_15_minutes")
 END_CODES = {
     "dropped_out_no_contact": "47",
     "moved": "47",

@@ -5,9 +5,9 @@ nothing: the clinician chooses the focus with the patient. Nothing published pre
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from app.domain.errors import NotFound
 from app.domain.reading import read_catalogue, round_half_up
@@ -59,6 +59,12 @@ class Area:
     source: str
     gate: Indicator
     indicators: tuple[Indicator, ...]
+    top: int
+    """The highest sum that the indicators can reach."""
+    weights: tuple[tuple[str, str, int], ...]
+    """Code, kind and weight of each indicator."""
+    total: int
+    """All weight, contra-indicators included: what coverage is a share of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +96,10 @@ class Answer:
     life_event_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Contribution:
+UNKNOWN = Answer("unknown")
+
+
+class Contribution(NamedTuple):
     """What one indicator adds to its area's sum: value x weight; None while the value is unknown."""
 
     indicator: str
@@ -103,8 +111,7 @@ class Contribution:
     life_event_id: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class AreaResult:
+class AreaResult(NamedTuple):
     """How far one area is matched. `score`, `lower`, `upper` are 0 to 100; `score` is None unless the gate is open."""
 
     area: str
@@ -120,8 +127,7 @@ class AreaResult:
     contributions: tuple[Contribution, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
+class Question(NamedTuple):
     """A question whose answer is still missing, and the weight that hangs on it (a gate: the whole area)."""
 
     area: str
@@ -130,8 +136,7 @@ class Question:
     weight: int
 
 
-@dataclass(frozen=True, slots=True)
-class Classification:
+class Classification(NamedTuple):
     """The ranked areas. `outcome`: suggested, provisional, decision_required (a tie) or needs_information."""
 
     ruleset: str
@@ -143,7 +148,13 @@ class Classification:
     areas: tuple[AreaResult, ...]
     questions: tuple[Question, ...]
     decision_status: str = "awaiting_clinician"
-    disclaimer: str = field(default=DISCLAIMER)
+    disclaimer: str = DISCLAIMER
+
+
+def as_plain(result: Classification) -> dict[str, Any]:
+    """Return a classification as plain values, as it is kept and shown."""
+    areas = [a._asdict() | {"contributions": [c._asdict() for c in a.contributions]} for a in result.areas]
+    return result._asdict() | {"areas": areas, "questions": [q._asdict() for q in result.questions]}
 
 
 @cache
@@ -155,7 +166,9 @@ def ruleset() -> Ruleset:
         indicators = tuple(Indicator(**i) for i in row.pop("indicator"))
         gate = next(i for i in indicators if i.kind == "gate")
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
-        areas.append(Area(**plain, gate=gate, indicators=tuple(i for i in indicators if i.kind != "gate")))
+        weighted = tuple(i for i in indicators if i.kind != "gate")
+        top, total = sum(max(0, i.weight) for i in weighted), sum(abs(i.weight) for i in weighted)
+        areas.append(Area(**plain, gate=gate, indicators=weighted, top=top, total=total, weights=tuple((i.code, i.kind, i.weight) for i in weighted)))
     thresholds: dict[str, Any] = {k: v for k, v in data.items() if k not in {"area", "ruleset"}}
     return Ruleset(version=data["ruleset"], areas=tuple(areas), **thresholds)
 
@@ -203,8 +216,7 @@ def classify(answers: Mapping[str, Answer]) -> Classification:
 
 def value_of(answers: Mapping[str, Answer], code: str) -> str:
     """Return how an indicator is answered; unknown when it is not."""
-    answer = answers.get(code)
-    return answer.value if answer else "unknown"
+    return answers.get(code, UNKNOWN).value
 
 
 def event_of(answers: Mapping[str, Answer], code: str) -> str | None:
@@ -241,22 +253,28 @@ def _deficits_result(rules: Ruleset, answers: Mapping[str, Answer], others: Iter
 
 
 def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status: str, excluded: tuple[str, ...]) -> AreaResult:
-    contributions, raw, low, high, top, known, total = [], 0.0, 0.0, 0.0, 0, 0, 0
-    for indicator in area.indicators:
-        answer = answers.get(indicator.code) or Answer("unknown")
-        applicable = answer.value != "not_applicable"
-        value = VALUES.get(answer.value)
-        points = value * indicator.weight if value is not None else None
-        evidence = (answer.relationship_id, answer.life_event_id)
-        contributions.append(Contribution(indicator.code, indicator.kind, answer.value, indicator.weight, points, *evidence))
-        if not applicable:
-            continue
-        total += abs(indicator.weight)
-        top += max(0, indicator.weight)
-        known += abs(indicator.weight) if points is not None else 0
-        raw += points or 0.0
-        low += points if points is not None else min(0, indicator.weight)
-        high += points if points is not None else max(0, indicator.weight)
+    contributions: list[Contribution] = []
+    raw = low = high = 0.0
+    top, total = area.top, area.total
+    known = total
+    found, values, add, made = answers.get, VALUES, contributions.append, tuple.__new__
+    for code, kind, weight in area.weights:  # the hot loop of a run: one look-up for each indicator, plain arithmetic
+        answer = found(code, UNKNOWN)
+        value = values.get(answer.value)
+        if value is not None:
+            points: float | None = value * weight
+            raw += value * weight
+        else:
+            points = None
+            size, positive = abs(weight), max(0, weight)
+            known -= size
+            if answer.value == "not_applicable":  # its weight leaves the maximum
+                total, top = total - size, top - positive
+            else:
+                low += weight - positive
+                high += positive
+        add(made(Contribution, (code, kind, answer.value, weight, points, answer.relationship_id, answer.life_event_id)))
+    low, high = raw + low, raw + high
     score = _percent(raw, top)
     coverage = known / total if total else 0.0
     band = None if status != "eligible" else "likely" if score >= rules.likely_from else "possible" if score >= rules.possible_from else "weak"
@@ -279,20 +297,26 @@ def _percent(raw: float, top: int) -> int:
     return round_half_up(100 * max(0.0, raw) / top) if top else 0
 
 
-def _role_value(rules: Ruleset, area: str, role: str, answers: Mapping[str, Answer]) -> float:
-    return max(VALUES.get(value_of(answers, i.code)) or 0.0 for i in rules.area(area).indicators if i.role == role)
+@cache
+def _codes_of(area: str, role: str) -> tuple[str, ...]:
+    """Return the indicators of an area that have a role in a tie."""
+    return tuple(i.code for i in ruleset().area(area).indicators if i.role == role)
 
 
-def _order(rules: Ruleset, result: AreaResult, answers: Mapping[str, Answer]) -> tuple[float, float]:
-    return (_role_value(rules, result.area, "temporal_link", answers), _role_value(rules, result.area, "patient_choice", answers))
+def _role_value(area: str, role: str, answers: Mapping[str, Answer]) -> float:
+    return max(VALUES.get(answers.get(code, UNKNOWN).value) or 0.0 for code in _codes_of(area, role))
+
+
+def _order(result: AreaResult, answers: Mapping[str, Answer]) -> tuple[float, float]:
+    return (_role_value(result.area, "temporal_link", answers), _role_value(result.area, "patient_choice", answers))
 
 
 def _ranked(rules: Ruleset, standing: list[AreaResult], answers: Mapping[str, Answer]) -> tuple[AreaResult, ...]:
     """Order by score; areas within reach of the top score go by temporal link, then by the patient's choice."""
     top = max((r.score or 0 for r in standing), default=0)
     near = [r for r in standing if _near(rules, r, top)]
-    rest = [r for r in standing if r not in near]
-    near.sort(key=lambda r: (*_order(rules, r, answers), r.score or 0), reverse=True)
+    rest = [r for r in standing if not _near(rules, r, top)]  # comparing results would compare all that they hold
+    near.sort(key=lambda r: (*_order(r, answers), r.score or 0), reverse=True)
     rest.sort(key=lambda r: r.score or 0, reverse=True)
     return (*near, *rest)
 
@@ -307,8 +331,8 @@ def _tied(rules: Ruleset, ranking: tuple[AreaResult, ...], answers: Mapping[str,
     if top < rules.possible_from:
         return ()
     near = [r for r in ranking if _near(rules, r, top)]
-    best = max(_order(rules, r, answers) for r in near)
-    first = [r.area for r in near if _order(rules, r, answers) == best]
+    best = max(_order(r, answers) for r in near)
+    first = [r.area for r in near if _order(r, answers) == best]
     return tuple(first) if len(first) > 1 else ()
 
 
@@ -343,6 +367,7 @@ def _questions(rules: Ruleset, answers: Mapping[str, Answer], results: Iterable[
         if area.code in shut:
             continue
         if area.code != DEFICITS and value_of(answers, area.gate.code) == "unknown":
-            asked.append(Question(area.code, area.gate.code, area.gate.question, sum(max(0, i.weight) for i in area.indicators)))
-        asked += [Question(area.code, i.code, i.question, abs(i.weight)) for i in area.indicators if value_of(answers, i.code) == "unknown"]
+            asked.append(Question(area.code, area.gate.code, area.gate.question, area.top))
+        unknown = [i for i in area.indicators if answers.get(i.code, UNKNOWN).value == "unknown"]
+        asked += [Question(area.code, i.code, i.question, abs(i.weight)) for i in unknown]
     return tuple(sorted(asked, key=lambda q: -q.weight))

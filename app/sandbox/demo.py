@@ -15,7 +15,8 @@ import httpx
 from rich.console import Console
 
 from app.sandbox.courses.every import COURSES
-from app.sandbox.player import PlayedWrong, Player, Playing
+from app.sandbox.player import Playing
+from app.sandbox.vendor import PlayedWrong, Vendor
 
 START_WITHIN_SECONDS = 90.0
 STOP_WITHIN_SECONDS = 40.0
@@ -31,7 +32,7 @@ async def play_live(file: Path, code: str, console: Console) -> int:
             return 1
         started = time.monotonic()
         async with httpx.AsyncClient(base_url=sandbox["base_url"], timeout=30) as http:
-            player = Player(http, sandbox["client_id"], sandbox["client_secret"], console.print)
+            player = Vendor(http, sandbox["client_id"], sandbox["client_secret"], console.print)
             try:
                 await player.arrive()
                 await Playing(player, COURSES[code], datetime.now(UTC).date()).whole()

@@ -14,7 +14,8 @@ from rich.progress import Progress
 from app.actions.operators import list_partners, register_client, register_partner
 from app.api.request import SCOPES
 from app.sandbox.courses.every import COURSES
-from app.sandbox.player import Player, Playing
+from app.sandbox.player import Playing
+from app.sandbox.vendor import Vendor
 from app.store.database import Database
 
 CRISIS_TEXT = {
@@ -50,7 +51,7 @@ async def _make(app: FastAPI, owner: Database, base_url: str, console: Console) 
     with Progress(console=console, transient=True) as progress:
         bar = progress.add_task("Loading the sandbox's caseload", total=len(COURSES))
         async with app.router.lifespan_context(app), httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url=base_url) as http:
-            player = Player(http, client_id, secret)
+            player = Vendor(http, client_id, secret)
             await player.arrive()
             for course in COURSES.values():
                 episodes.append(await Playing(player, course, now.date()).whole())

@@ -7,7 +7,8 @@ import httpx
 import pytest
 
 from app.sandbox.courses.every import COURSES
-from app.sandbox.player import Player, Playing
+from app.sandbox.player import Playing
+from app.sandbox.vendor import Vendor
 
 
 @pytest.fixture
@@ -18,7 +19,7 @@ def play(service):
             async def whole():
                 async with httpx.AsyncClient(base_url=partner.base_url, timeout=30) as http:
                     said = []
-                    player = Player(http, partner.client_id, partner.secret, said.append)
+                    player = Vendor(http, partner.client_id, partner.secret, said.append)
                     await player.arrive()
                     episode = await Playing(player, COURSES[code], datetime.now(UTC).date()).whole()
                     path = f"/v1/episodes/{episode}"
