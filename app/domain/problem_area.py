@@ -7,10 +7,11 @@ nothing: the clinician chooses the focus with the patient. Nothing published pre
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 from app.domain.errors import NotFound
-from app.domain.reading import read_catalogue, round_half_up
+from app.domain.reading import read_catalogue
 
 GRIEF, DISPUTE, TRANSITION, DEFICITS = "grief", "role_dispute", "role_transition", "interpersonal_deficits"
 AREAS = (GRIEF, DISPUTE, TRANSITION, DEFICITS)
@@ -61,8 +62,11 @@ class Area:
     indicators: tuple[Indicator, ...]
     top: int
     """The highest sum that the indicators can reach."""
-    weights: tuple[tuple[str, str, int], ...]
-    """Code, kind and weight of each indicator."""
+    weights: tuple[tuple[str, str, int, int], ...]
+    """Of each indicator: code, kind, weight, and what of it counts for the maximum."""
+    questions: tuple["Question", ...]
+    """The question of each indicator."""
+    gate_question: "Question"
     total: int
     """All weight, contra-indicators included: what coverage is a share of."""
 
@@ -168,7 +172,12 @@ def ruleset() -> Ruleset:
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
         weighted = tuple(i for i in indicators if i.kind != "gate")
         top, total = sum(max(0, i.weight) for i in weighted), sum(abs(i.weight) for i in weighted)
-        areas.append(Area(**plain, gate=gate, indicators=weighted, top=top, total=total, weights=tuple((i.code, i.kind, i.weight) for i in weighted)))
+        weights = tuple((i.code, i.kind, i.weight, max(0, i.weight)) for i in weighted)
+        questions = tuple(Question(plain["code"], i.code, i.question, abs(i.weight)) for i in weighted)
+        asked_first = Question(plain["code"], gate.code, gate.question, top)
+        areas.append(
+            Area(**plain, gate=gate, indicators=weighted, top=top, total=total, weights=weights, questions=questions, gate_question=asked_first)
+        )
     thresholds: dict[str, Any] = {k: v for k, v in data.items() if k not in {"area", "ruleset"}}
     return Ruleset(version=data["ruleset"], areas=tuple(areas), **thresholds)
 
@@ -258,7 +267,7 @@ def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status:
     top, total = area.top, area.total
     known = total
     found, values, add, made = answers.get, VALUES, contributions.append, tuple.__new__
-    for code, kind, weight in area.weights:  # the hot loop of a run: one look-up for each indicator, plain arithmetic
+    for code, kind, weight, positive in area.weights:  # the hot loop of a run: one look-up for each indicator, plain arithmetic
         answer = found(code, UNKNOWN)
         value = values.get(answer.value)
         if value is not None:
@@ -266,7 +275,7 @@ def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status:
             raw += value * weight
         else:
             points = None
-            size, positive = abs(weight), max(0, weight)
+            size = positive or -weight
             known -= size
             if answer.value == "not_applicable":  # its weight leaves the maximum
                 total, top = total - size, top - positive
@@ -286,7 +295,7 @@ def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status:
         lower=_percent(low, top),
         upper=_percent(high, top),
         band=band,
-        coverage=round_half_up(coverage * 100) / 100,
+        coverage=int(coverage * 100 + 0.5) / 100,
         provisional=coverage < rules.provisional_below_coverage,
         excluded_by=excluded,
         contributions=tuple(contributions),
@@ -294,7 +303,8 @@ def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status:
 
 
 def _percent(raw: float, top: int) -> int:
-    return round_half_up(100 * max(0.0, raw) / top) if top else 0
+    """Return the share of the maximum, 0 to 100, a half rounded up; what is below zero counts as zero."""
+    return int(100 * raw / top + 0.5) if raw > 0 and top else 0
 
 
 @cache
@@ -362,12 +372,11 @@ def _secondary(rules: Ruleset, primary: str | None, ranking: tuple[AreaResult, .
 def _questions(rules: Ruleset, answers: Mapping[str, Answer], results: Iterable[AreaResult]) -> tuple[Question, ...]:
     """List what is unknown: first the gates, then by weight. An area that is shut asks nothing more."""
     shut = {r.area for r in results if r.status == "not_eligible"}
-    asked = []
+    asked: list[Question] = []
     for area in rules.areas:
         if area.code in shut:
             continue
         if area.code != DEFICITS and value_of(answers, area.gate.code) == "unknown":
-            asked.append(Question(area.code, area.gate.code, area.gate.question, area.top))
-        unknown = [i for i in area.indicators if answers.get(i.code, UNKNOWN).value == "unknown"]
-        asked += [Question(area.code, i.code, i.question, abs(i.weight)) for i in unknown]
-    return tuple(sorted(asked, key=lambda q: -q.weight))
+            asked.append(area.gate_question)
+        asked += [q for q in area.questions if answers.get(q.indicator, UNKNOWN).value == "unknown"]
+    return tuple(sorted(asked, key=itemgetter(3), reverse=True))  # by weight; equal ones keep the order of the ruleset
