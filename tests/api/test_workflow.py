@@ -201,12 +201,15 @@ def test_known_and_stable_silences_what_is_no_higher_for_a_while_only(partner, e
     )
 
 
-def test_a_higher_answer_ends_the_finding(partner, episode):
-    alert = episode.assess({**PHQ9, "9": 1}, days=0, answered_at=now())["risk_alert"]
-    path = f"/v1/risk-alerts/{alert['id']}/standing"
-    partner.post(path, {"until": ahead(days=14), "standing_note": "x"}, token=episode.token)
-    higher = episode.assess({**PHQ9, "9": 3}, days=0, answered_at=now())["risk_alert"]
-    assert (higher["status"], higher["level"], higher["known_stable_until"]) == ("open", "urgent", None)
+@pytest.mark.parametrize("instrument", ["PHQ-9", "CORE-10"])
+def test_a_higher_answer_or_another_item_of_the_same_level_ends_the_finding(partner, episode, instrument):
+    alert = episode.assess({**PHQ9, "9": 2}, days=0, answered_at=now())["risk_alert"]
+    partner.post(f"/v1/risk-alerts/{alert['id']}/standing", {"until": ahead(days=14), "standing_note": "x"}, token=episode.token)
+    again = episode.assess({**PHQ9, "9": 2}, days=0, answered_at=now())["risk_alert"]
+    assert again["status"] == "acknowledged"
+    answers = {**PHQ9, "9": 3} if instrument == "PHQ-9" else {str(n): 1 if n == 6 else 0 for n in range(1, 11)}
+    new = episode.assess(answers, instrument=instrument, days=0, answered_at=now())["risk_alert"]
+    assert (new["level"], new["status"], new["known_stable_until"]) == ("urgent", "open", None)
 
 
 def escalated(on_database, later):
