@@ -219,6 +219,7 @@ class ProblemAreaOut(Out):
     sub_state_name: str
     sub_states: list[str]
     strategies: list[str]
+    rater_kappa: float = Field(description="How far human raters agree that the area is present (Markowitz et al. 2000)")
     source: str
     gate: IndicatorOut
     indicators: list[IndicatorOut]

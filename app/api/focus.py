@@ -84,6 +84,9 @@ class AreaOut(Out):
     band: Literal["likely", "possible", "weak"] | None
     coverage: float = Field(description="0 to 1: the share of weight that is known, contra-indicators included")
     provisional: bool
+    rater_kappa: float | None = Field(
+        None, description="How far human raters agree on this area (Markowitz et al. 2000): expect errors where it is low"
+    )
     excluded_by: list[str]
     contributions: list[ContributionOut]
 

@@ -57,6 +57,7 @@ class Area:
     sub_state_name: str
     sub_states: tuple[str, ...]
     strategies: tuple[str, ...]
+    rater_kappa: float
     source: str
     gate: Indicator
     indicators: tuple[Indicator, ...]
@@ -127,6 +128,8 @@ class AreaResult(NamedTuple):
     band: str | None
     coverage: float
     provisional: bool
+    rater_kappa: float
+    """How far human raters agree on this area: the confidence that a ranking of it deserves."""
     excluded_by: tuple[str, ...]
     contributions: tuple[Contribution, ...]
 
@@ -297,6 +300,7 @@ def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status:
         band=band,
         coverage=int(coverage * 100 + 0.5) / 100,
         provisional=coverage < rules.provisional_below_coverage,
+        rater_kappa=area.rater_kappa,
         excluded_by=excluded,
         contributions=tuple(contributions),
     )
