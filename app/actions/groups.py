@@ -80,17 +80,21 @@ async def join_group(visit: Visit, group_id: UUID, values: dict[str, Any]) -> Ma
         raise GroupEnded
     if (chart.episode["protocol_code"], chart.episode["protocol_version"]) != (group["protocol_code"], group["protocol_version"]):
         raise MemberOfAnotherProtocol
-    present = [m for m in await rows_of(visit.connection, group_member, group_id=group_id) if m["left_on"] is None]
-    if chart.episode_id in {m["episode_id"] for m in present} and values.get("id") is None:
+    present = await _present(visit, group_id)
+    already = chart.episode_id in {m["episode_id"] for m in present}
+    if already and values.get("id") is None:
         raise ReferenceTaken
-    if chart.episode_id not in {m["episode_id"] for m in present}:
-        await _check_room(visit, chart, group_id)
+    if not already:
+        _check_room(chart, present)
     fields = fields_for(group_member, {**values, "joined_on": values.get("joined_on") or chart.today, "group_id": group_id})
     return await create(visit, group_member, fields, chart=chart)
 
 
-async def _check_room(visit: Visit, chart: Chart, group_id: UUID) -> None:
-    present = [m for m in await rows_of(visit.connection, group_member, group_id=group_id) if m["left_on"] is None]
+async def _present(visit: Visit, group_id: UUID) -> list[Row]:
+    return [m for m in await rows_of(visit.connection, group_member, group_id=group_id) if m["left_on"] is None]
+
+
+def _check_room(chart: Chart, present: list[Row]) -> None:
     if len(present) >= chart.protocol.group_max:
         raise GroupFull(f"{chart.protocol.code} has {chart.protocol.group_min} to {chart.protocol.group_max} members.")
 
@@ -113,8 +117,8 @@ async def get_member(visit: Visit, group_id: UUID, member_id: UUID) -> Row:
 
 
 async def amend_member(visit: Visit, group_id: UUID, member_id: UUID, values: dict[str, Any]) -> Row:
-    """Record that a member agreed to confidentiality, or left."""
-    await get_group(visit, group_id, lock=True)
+    """Record that a member agreed to confidentiality, left, or came back. Raises GroupFull, GroupEnded, DatesOutOfOrder."""
+    group = await get_group(visit, group_id, lock=True)
     row = await get_member(visit, group_id, member_id)
     chart = await open_chart(visit, row["episode_id"], lock=True)
     row = await get_member(visit, group_id, member_id)
@@ -123,7 +127,9 @@ async def amend_member(visit: Visit, group_id: UUID, member_id: UUID, values: di
     if left is not None and row["joined_on"] is not None and left < row["joined_on"]:
         raise DatesOutOfOrder(faults=[Fault("/left_on", "lies before the day of joining")])
     if row["left_on"] is not None and left is None:
-        await _check_room(visit, chart, group_id)
+        if group["status"] == "ended":
+            raise GroupEnded
+        _check_room(chart, await _present(visit, group_id))
     for name in ("confidentiality_agreed_on", "left_on"):
         check_not_future(values.get(name), chart.today, f"/{name}")
     return await amend(visit, group_member, row, Fields(values), key=chart.key)

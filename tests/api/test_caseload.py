@@ -65,6 +65,8 @@ def test_a_group_takes_members_of_its_protocol_until_it_is_full(partner):
     waiting = next(e for e, a in zip(more, answers, strict=True) if a.status_code == 409)
     partner.post(f"/v1/groups/{group['id']}/members", {"episode_id": waiting.id})
     assert partner.send("PATCH", path, {"left_on": None}, If_Match='"3.1"').json()["type"] == "/problems/group-full"
+    partner.patch(f"/v1/groups/{group['id']}", {"status": "ended"}, '"1.1"')
+    assert partner.send("PATCH", path, {"left_on": None}, If_Match='"3.1"').json()["type"] == "/problems/group-ended"
     assert (
         partner.send("POST", "/v1/groups", {"protocol": "IPT-16", "lead_clinician_id": group["lead_clinician_id"]}).json()["type"]
         == "/problems/not-a-group-protocol"
