@@ -8,7 +8,7 @@ COMPILE := .venv/bin/uv pip compile -q --universal --generate-hashes --no-header
 NODE_STAMP := tests/clients/typescript/node_modules/.locked
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-15 test-18 check lint types floors openapi lock clean
+.PHONY: help run demo test test-15 test-18 check lint types floors bench-rules openapi lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ types: $(DEV_STAMP)
 
 floors: $(DEV_STAMP)
 	PYTHONPATH=. .venv/bin/lint-imports --no-cache
+
+bench-rules: $(DEV_STAMP) ## Time the pure rules against their aim
+	$(PY) -m bench.rules
 
 openapi: $(STAMP) ## Write openapi/openapi.json anew
 	$(PY) -m app.cli openapi > openapi/openapi.json.new && mv openapi/openapi.json.new openapi/openapi.json

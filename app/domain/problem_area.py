@@ -63,8 +63,8 @@ class Area:
     indicators: tuple[Indicator, ...]
     top: int
     """The highest sum that the indicators can reach."""
-    weights: tuple[tuple[str, str, int, int], ...]
-    """Of each indicator: code, kind, weight, and what of it counts for the maximum."""
+    weights: tuple[tuple[str, str, int, int, Mapping[str, "Contribution"]], ...]
+    """Of each indicator: code, kind, weight, what of it counts for the maximum, and what each answer that cites nothing adds."""
     questions: tuple["Question", ...]
     """The question of each indicator."""
     gate_question: "Question"
@@ -175,7 +175,7 @@ def ruleset() -> Ruleset:
         plain: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items()}
         weighted = tuple(i for i in indicators if i.kind != "gate")
         top, total = sum(max(0, i.weight) for i in weighted), sum(abs(i.weight) for i in weighted)
-        weights = tuple((i.code, i.kind, i.weight, max(0, i.weight)) for i in weighted)
+        weights = tuple((i.code, i.kind, i.weight, max(0, i.weight), _without_evidence(i)) for i in weighted)
         questions = tuple(Question(plain["code"], i.code, i.question, abs(i.weight)) for i in weighted)
         asked_first = Question(plain["code"], gate.code, gate.question, top)
         areas.append(
@@ -183,6 +183,13 @@ def ruleset() -> Ruleset:
         )
     thresholds: dict[str, Any] = {k: v for k, v in data.items() if k not in {"area", "ruleset"}}
     return Ruleset(version=data["ruleset"], areas=tuple(areas), **thresholds)
+
+
+def _without_evidence(indicator: Indicator) -> dict[str, Contribution]:
+    """Return what each answer adds when it cites nothing: made once, as most answers are."""
+    code, kind, weight = indicator.code, indicator.kind, indicator.weight
+    points = {answer: value * weight for answer, value in VALUES.items() if value is not None}
+    return {answer: Contribution(code, kind, answer, weight, points.get(answer), None, None) for answer in ANSWERS}
 
 
 def _weighed(answers: Mapping[str, Answer]) -> Mapping[str, Answer]:
@@ -210,9 +217,11 @@ def classify(answers: Mapping[str, Answer]) -> Classification:
     others = [_area_result(rules, area, answers) for area in rules.areas if area.code != DEFICITS]
     results = (*others, _deficits_result(rules, answers, others))
     standing = [r for r in results if r.status == "eligible"]
-    ranking = _ranked(rules, standing, answers)
-    tied = _tied(rules, ranking, answers)
-    outcome = _outcome(rules, results, ranking, tied)
+    orders = {r.area: _order(r.area, answers) for r in standing}
+    near = _near(rules, standing)
+    ranking = _ranked(standing, near, orders)
+    tied = _tied(rules, near, orders)
+    outcome = _outcome(rules, results, near, tied)
     primary = ranking[0].area if ranking and outcome in {"suggested", "provisional"} and _reaches(rules, ranking[0]) else None
     return Classification(
         ruleset=rules.version,
@@ -270,14 +279,13 @@ def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status:
     top, total = area.top, area.total
     known = total
     found, values, add, made = answers.get, VALUES, contributions.append, tuple.__new__
-    for code, kind, weight, positive in area.weights:  # the hot loop of a run: one look-up for each indicator, plain arithmetic
+    for code, kind, weight, positive, plain in area.weights:  # the hot loop of a run: one look-up for each indicator, plain arithmetic
         answer = found(code, UNKNOWN)
         value = values.get(answer.value)
-        if value is not None:
-            points: float | None = value * weight
-            raw += value * weight
+        points = None if value is None else value * weight
+        if points is not None:
+            raw += points
         else:
-            points = None
             size = positive or -weight
             known -= size
             if answer.value == "not_applicable":  # its weight leaves the maximum
@@ -285,7 +293,10 @@ def _measured(rules: Ruleset, area: Area, answers: Mapping[str, Answer], status:
             else:
                 low += weight - positive
                 high += positive
-        add(made(Contribution, (code, kind, answer.value, weight, points, answer.relationship_id, answer.life_event_id)))
+        if answer.relationship_id is None and answer.life_event_id is None:
+            add(plain[answer.value])
+        else:
+            add(made(Contribution, (code, kind, answer.value, weight, points, answer.relationship_id, answer.life_event_id)))
     low, high = raw + low, raw + high
     score = _percent(raw, top)
     coverage = known / total if total else 0.0
@@ -321,48 +332,46 @@ def _role_value(area: str, role: str, answers: Mapping[str, Answer]) -> float:
     return max(VALUES.get(answers.get(code, UNKNOWN).value) or 0.0 for code in _codes_of(area, role))
 
 
-def _order(result: AreaResult, answers: Mapping[str, Answer]) -> tuple[float, float]:
-    return (_role_value(result.area, "temporal_link", answers), _role_value(result.area, "patient_choice", answers))
+def _order(area: str, answers: Mapping[str, Answer]) -> tuple[float, float]:
+    """Return what decides between areas within reach of each other: the temporal link, then the patient's choice."""
+    return (_role_value(area, "temporal_link", answers), _role_value(area, "patient_choice", answers))
 
 
-def _ranked(rules: Ruleset, standing: list[AreaResult], answers: Mapping[str, Answer]) -> tuple[AreaResult, ...]:
+def _near(rules: Ruleset, standing: list[AreaResult]) -> list[AreaResult]:
+    """Return the areas within reach of the top score; one under `possible_from` takes no part in a tie with one above."""
+    top = max((r.would_be for r in standing), default=0)
+    floor = rules.possible_from if top >= rules.possible_from else 0
+    return [r for r in standing if r.would_be >= floor and top - r.would_be < rules.tie_within]
+
+
+def _ranked(standing: list[AreaResult], near: list[AreaResult], orders: Mapping[str, tuple[float, float]]) -> tuple[AreaResult, ...]:
     """Order by score; areas within reach of the top score go by temporal link, then by the patient's choice."""
-    top = max((r.score or 0 for r in standing), default=0)
-    near = [r for r in standing if _near(rules, r, top)]
-    rest = [r for r in standing if not _near(rules, r, top)]  # comparing results would compare all that they hold
-    near.sort(key=lambda r: (*_order(r, answers), r.score or 0), reverse=True)
-    rest.sort(key=lambda r: r.score or 0, reverse=True)
-    return (*near, *rest)
+    first = {r.area for r in near}
+    rest = [r for r in standing if r.area not in first]  # comparing results would compare all that they hold
+    by_order = sorted(near, key=lambda r: (orders[r.area], r.would_be), reverse=True)
+    return (*by_order, *sorted(rest, key=lambda r: r.would_be, reverse=True))
 
 
-def _near(rules: Ruleset, result: AreaResult, top: int) -> bool:
-    """Tell whether an area is within reach of the top: under `possible_from` it takes no part in a tie."""
-    return top - (result.score or 0) < rules.tie_within and ((result.score or 0) >= rules.possible_from or top < rules.possible_from)
-
-
-def _tied(rules: Ruleset, ranking: tuple[AreaResult, ...], answers: Mapping[str, Answer]) -> tuple[str, ...]:
-    top = max((r.score or 0 for r in ranking), default=0)
-    if top < rules.possible_from:
-        return ()
-    near = [r for r in ranking if _near(rules, r, top)]
-    best = max(_order(r, answers) for r in near)
-    first = [r.area for r in near if _order(r, answers) == best]
-    return tuple(first) if len(first) > 1 else ()
+def _tied(rules: Ruleset, near: list[AreaResult], orders: Mapping[str, tuple[float, float]]) -> tuple[str, ...]:
+    """Return the areas within reach of the top that nothing decides between, in the order of the ranking."""
+    reaching = sorted((r for r in near if _reaches(rules, r)), key=lambda r: r.would_be, reverse=True)
+    best = max((orders[r.area] for r in reaching), default=None)
+    first = tuple(r.area for r in reaching if orders[r.area] == best)
+    return first if len(first) > 1 else ()
 
 
 def _reaches(rules: Ruleset, result: AreaResult) -> bool:
-    return (result.score or 0) >= rules.possible_from
+    return result.would_be >= rules.possible_from
 
 
-def _outcome(rules: Ruleset, results: Iterable[AreaResult], ranking: tuple[AreaResult, ...], tied: tuple[str, ...]) -> str:
+def _outcome(rules: Ruleset, results: tuple[AreaResult, ...], near: list[AreaResult], tied: tuple[str, ...]) -> str:
     """Name what the ranking is worth. It is final only when no area within reach, and no open gate, can still overturn it."""
-    results = tuple(results)
-    if not any(_reaches(rules, r) for r in ranking):
+    if not any(_reaches(rules, r) for r in near):
         return "needs_information" if any(r.status == "needs_information" for r in results) else "no_area_stands"
     if tied:
         return "decision_required"
-    top = max(r.score or 0 for r in ranking)
-    thin = any(r.provisional for r in ranking if _near(rules, r, top))
+    top = max(r.would_be for r in near)
+    thin = any(r.provisional for r in near)
     unasked = any(r.status == "needs_information" and r.area != DEFICITS and r.upper >= top for r in results)
     return "provisional" if thin or unasked else "suggested"
 

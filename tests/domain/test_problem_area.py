@@ -1,4 +1,3 @@
-import timeit
 
 import pytest
 from hypothesis import given
@@ -302,8 +301,3 @@ def test_the_same_answers_give_the_same_result_and_at_most_two_areas_are_suggest
     assert result.suggested_secondary != "interpersonal_deficits"
     if result.suggested_primary:
         assert area(result, result.suggested_primary).score >= 35
-
-
-def test_a_classification_is_quick():
-    """No timed assertion: this only guards against an accident of another order of magnitude."""
-    assert timeit.timeit(lambda: classify({}), number=100) < 5
