@@ -183,7 +183,7 @@ class TaskRecordOut(InChart):
 
 @router.put("/phase/tasks/{task}", response_model=TaskRecordOut)
 async def write_task(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, task: str, task_in: TaskIn) -> Row:
-    """Record a task as done, waived or owed. A task that a fact meets cannot be ticked."""
+    """Record a task as done, waived or owed. A task that a fact meets cannot be ticked; a clinician's token is needed, and a waiver says why."""
     return call.made(await record_task(call.visit, episode_id, task, task_in.members()))
 
 
@@ -221,6 +221,9 @@ async def list_transitions(call: Annotated[Call, needs("episodes:read")], episod
 
 @router.post("/phase/transitions", status_code=201, response_model=TransitionOut)
 async def take_transition(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, transition_in: TransitionIn) -> Row:
-    """Enter the next phase. A shut gate answers 409 with every unmet condition; a clinician may override with a reason."""
+    """Enter the next phase. A shut gate answers 409 with every unmet condition; a clinician may override with a reason.
+
+    Only a clinician's token enters termination and follow_up.
+    """
     values: dict[str, Any] = transition_in.members()
     return call.made(await enter_phase(call.visit, episode_id, values.pop("to"), values))

@@ -144,7 +144,10 @@ class EarlyEndingOut(InChart):
 
 @router.post("/early-ending", status_code=201, response_model=EarlyEndingOut)
 async def create_early_ending(call: Annotated[Call, needs("termination:write")], episode_id: UUID, early_ending_in: EarlyEndingIn) -> Row:
-    """Record an unplanned ending. It asks for two attempts at contact, a risk check, a letter, and the last measure."""
+    """Record an unplanned ending. It asks for two attempts at contact, a risk check, a letter, and the last measure.
+
+    An app may record it: that the patient no longer comes is a fact, which a clinician then works through.
+    """
     return call.made(await end_early(call.visit, episode_id, early_ending_in.members()), f"/v1/episodes/{episode_id}/early-ending")
 
 
@@ -156,7 +159,7 @@ async def read_early_ending(call: Annotated[Call, needs("termination:read")], ep
 
 @router.patch("/early-ending", response_model=EarlyEndingOut)
 async def update_early_ending(call: Annotated[Call, needs("termination:write")], episode_id: UUID, patch: EarlyEndingPatch) -> Row:
-    """Record what was done about it."""
+    """Record what was done about it. `risk_checked_by_clinician` needs a clinician's token."""
     return call.stored(await amend_early_ending(call.visit, episode_id, patch.sent()))
 
 

@@ -65,7 +65,7 @@ class EpisodeIn(_Particulars):
 
     id: NewId = None
     patient_id: UUID
-    protocol: Code = Field(examples=["IPT-16"], description="Code from /v1/protocols; its newest version is pinned")
+    protocol: Code = Field(examples=["IPT-16"], description="Code from /v1/protocols or /v1/partner-protocols; its newest version is pinned")
     format: Literal["individual", "group", "couple"] | None = Field(None, description="The protocol's, when left out")
     referred_on: Day
     lead_clinician_id: UUID

@@ -55,7 +55,13 @@ async def read_indicators(call: Annotated[Call, needs("classification:read")], e
 
 @router.put("/indicators", response_model=IndicatorsOut)
 async def replace_indicators(call: Annotated[Call, needs("classification:write")], episode_id: UUID, indicators_in: IndicatorsIn) -> Row:
-    """Replace the indicator answers. Contradicting answers are refused by name."""
+    """Replace the indicator answers: what is left out is unknown, also what a proposal had confirmed with its evidence.
+
+    Refused by name: both present of onset_linked_to_death and death_mourned_and_remote, onset_linked_to_conflict and conflict_began_after_onset,
+    onset_linked_to_change and change_adapted_to, few_close_ties_before_onset and isolation_began_with_illness, continuing_relation_with_other
+    and relation_ended; two choices of the patient; one event for two areas; a death for a transition; no_life_event_near_onset beside one that is linked.
+    An absent gate shuts its area whatever its other indicators say.
+    """
     answers = {code: answer.model_dump(mode="json") for code, answer in indicators_in.answers.items()}
     return call.made(await put_indicators(call.visit, episode_id, answers))
 

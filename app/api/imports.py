@@ -103,7 +103,11 @@ class ImportOut(Kept):
 
 @router.post("", status_code=201, response_model=ImportOut)
 async def create_import(call: Annotated[Call, needs("import")], import_in: ImportIn) -> Row:
-    """Load charts: each row whole or not at all, errors by row. Old answers wake nobody; a risk among the newest asks for a review."""
+    """Load charts: each row whole or not at all, errors by row. Old answers wake nobody; a risk among the newest asks for a review.
+
+    A row out of shape (an unknown member, a wrong type) refuses the whole request before any row is read.
+    A dry run reports what would be: its ids do not exist.
+    """
     rows = [_values(r) for r in import_in.rows]
     return call.made(await run_import(call.visit, rows, dry_run=import_in.dry_run, job_id=import_in.id), "/v1/imports/{id}")
 

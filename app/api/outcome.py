@@ -83,7 +83,7 @@ class OutcomeOut(Out):
 
     episode_id: UUID
     status: str
-    finished_course: bool = Field(description="Ended, with two attended contacts or more")
+    finished_course: bool = Field(description="Ended, for whatever reason, with two attended contacts or more (NHS Talking Therapies)")
     attendance: dict[str, int]
     end_code: str | None = Field(description="NHS Talking Therapies end code")
     end_code_words: str | None

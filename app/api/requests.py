@@ -103,7 +103,10 @@ async def update_assessment_request(
 
 @router.put("/assessment-requests/{request_id}/draft", response_model=DraftSaved)
 async def write_draft(call: Annotated[Call, needs("assessments:write")], episode_id: UUID, request_id: UUID, draft_in: DraftIn) -> Row:
-    """Save a half-filled form. An answer about harm raises its alert at once: it is not left lying in a draft."""
+    """Save a half-filled form. An answer about harm raises its alert at once: it is not left lying in a draft.
+
+    A draft goes by the ETag of its request (If-Match). Until the answer is complete, the alert names the request as its source.
+    """
     row, alert, notice = await save_draft(call.visit, episode_id, request_id, draft_in.answers)
     call.stored(row)
     return {**row, "risk_alert": alert, "notice": notice or None}

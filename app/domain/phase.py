@@ -147,7 +147,7 @@ def _into_initial(facts: Facts, protocol: Protocol) -> list[Unmet]:
         (facts.contraindications_answered, "contraindications_answered", "The list of contraindications is answered.", own),
         (facts.risk_screened, "risk_screened", "Risk is screened.", own),
         (facts.lead_named, "lead_named", "A lead clinician is named.", "own design"),
-        (facts.cover_named, "cover_named", "A covering clinician is named.", "own design"),
+        (facts.cover_named, "cover_named", "A covering clinician is named (care team, role cover).", "own design"),
     ]
     return [Unmet(code, text, source) for met, code, text, source in wanted if not met]
 

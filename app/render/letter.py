@@ -50,7 +50,7 @@ def _course(found: Row) -> Section:
         ("Reference", str(episode["external_ref"] or episode["id"])),
         ("Treatment", f"{found['protocol']['name']} ({found['protocol']['code']}, version {found['protocol']['version']})"),
         ("Referred on", str(episode["referred_on"])),
-        ("Onset of the illness", str(episode["illness_onset_date"] or "not recorded")),
+        ("Onset of the illness", _onset(episode)),
         ("Diagnoses", ", ".join(f"{d['system']} {d['code']}" for d in episode["diagnoses"]) or "none recorded"),
         ("Agreed", agreed),
         ("Sessions attended", str(held)),
@@ -58,6 +58,12 @@ def _course(found: Row) -> Section:
         ("Ended on", str(episode["ended_at"])[:10] if episode["ended_at"] else "has not ended"),
     ]
     return Section("Course of treatment", (), (("", ""), *rows))
+
+
+def _onset(episode: Row) -> str:
+    """Return the onset no more exactly than it is known."""
+    day, shown = episode["illness_onset_date"], {"month": 7, "year": 4}.get(episode["illness_onset_precision"], 10)
+    return str(day)[:shown] if day else "not recorded"
 
 
 def _focus(found: Row) -> Section:

@@ -373,6 +373,17 @@ def test_the_summary_is_a_letter_in_json_html_and_pdf_without_notes_or_people(pa
         assert "no risk" not in text.lower()
 
 
+def test_one_measure_alone_is_no_end_and_an_onset_is_said_as_exactly_as_it_is_known(partner, episode):
+    episode.assess({str(n): 2 for n in range(1, 8)}, instrument="GAD-7")
+    etag = partner.send("GET", episode.path).headers["ETag"]
+    partner.patch(episode.path, {"illness_onset_date": "2025-03-01", "illness_onset_precision": "month"}, etag)
+    [line] = [s for s in partner.get(f"{episode.path}/summary")["scores"] if s["code"] == "GAD-7"]
+    assert (line["baseline"], line["end_of_treatment"], line["latest"]) == (14, None, 14)
+    page = partner.send("GET", f"{episode.path}/summary.html").text
+    assert "2025-03" in page
+    assert "2025-03-01" not in page
+
+
 def test_a_group_course_is_continued_in_the_format_of_its_protocol(partner):
     episode = partner.add_episode(protocol="IPT-G-WHO").into_initial()
     episode.enter("middle", reason="x", token=episode.token)
