@@ -300,3 +300,13 @@ def test_the_same_answers_give_the_same_result_and_at_most_two_areas_are_suggest
     assert result.suggested_secondary != "interpersonal_deficits"
     if result.suggested_primary:
         assert area(result, result.suggested_primary).score >= 35
+
+
+@pytest.mark.parametrize("evidence", [None, "an id"])
+@pytest.mark.parametrize(("value", "share"), [("present", 1.0), ("possible", 0.5), ("absent", 0.0), ("unknown", None), ("not_applicable", None)])
+def test_each_contribution_shows_its_answer_times_its_weight_with_and_without_evidence(value, share, evidence):
+    for one in RULES.areas:  # alone, so that no answer of another area bears on it
+        result = classify({i.code: Answer(value, evidence) for i in one.indicators})
+        assert {c.indicator: (c.answer, c.points, c.relationship_id) for c in area(result, one.code).contributions} == {
+            i.code: (value, None if share is None else share * i.weight, evidence) for i in one.indicators
+        }

@@ -113,6 +113,7 @@ def test_a_death_near_the_onset_a_pregnancy_loss_and_an_estrangement():
 def test_what_is_proposed_for_one_person_never_contradicts_itself():
     wife = person(1, conflict_level=3, conflict_style="overt", linked_to_onset="clear")
     answers = {p.indicator: Answer(p.value, p.relationship_id, None) for p in propose([wife], [], ONSET, TODAY)}
+    assert "overt_or_covert_quarrels" in answers
     check_answers(answers, {})
 
 
