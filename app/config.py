@@ -28,10 +28,15 @@ class Settings(BaseSettings):
     embedded_account: str | None = Field(None, description="Account that runs embedded PostgreSQL when started by root")
     embedded_durable: bool = Field(True, description="False only in tests: the embedded server may lose writes")
 
+    webhook_allowed_hosts: str = Field(
+        "", description="host:port, with commas between: receivers that may be called though they are not public, also without TLS"
+    )
+
     keys_file: Path | None = Field(None, description="Key-encryption keys; default: keys.json in the home folder")
     docs: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     requests_per_second: int = Field(200, ge=1, description="Per client, over all processes")
+    sync_requests_per_second: int = Field(200, ge=1, description="Per client for /v1/sync, over all processes")
     refusals_per_minute: int = Field(300, ge=1, description="Refused credentials per address, over all processes; more are a 429")
     tokens_per_minute: int = Field(120, ge=1, description="Per client at the token endpoint, over all processes")
 
@@ -44,3 +49,8 @@ class Settings(BaseSettings):
     def keys_path(self) -> Path:
         """Return where the key-encryption keys stand."""
         return self.keys_file or self.home / "keys.json"
+
+    @property
+    def allowed_hosts(self) -> tuple[str, ...]:
+        """Return the hosts that webhooks may call though they are not public."""
+        return tuple(h.strip() for h in self.webhook_allowed_hosts.split(",") if h.strip())

@@ -1,5 +1,6 @@
 """The service, assembled: settings, database, keys, door, routes. Nothing else assembles it."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -18,10 +19,12 @@ from app.api import (
     catalogue,
     concerns,
     course,
+    devices,
     door,
     due,
     endings,
     episodes,
+    events,
     focus,
     groups,
     history,
@@ -35,6 +38,9 @@ from app.api import (
     proposals,
     requests,
     sessions,
+    skins,
+    sync,
+    webhooks,
     workflow,
 )
 from app.api.bearer import Door, utc_now
@@ -51,6 +57,7 @@ from app.store.database import Database, Unsafe, check_durability, check_login
 ROUTERS = (
     *(door, operations, catalogue, people, episodes, inventory, concerns, focus, proposals, course, lifecycle, sessions, notes, workflow),
     *(assessments, requests, alerts, endings, outcome, due, history, groups, caseload, imports),
+    *(devices, sync, skins, events, webhooks),
 )
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
 EVERYWHERE = (assessments.crisis, sessions.everywhere)
@@ -99,9 +106,12 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         keys=keys,
         door=the_door,
         rates=Rates("default", settings.requests_per_second, 1, settings.processes),
+        sync_rates=Rates("sync", settings.sync_requests_per_second, 1, settings.processes),
         token_rates=Rates("token", settings.tokens_per_minute, 60, settings.processes),
         knock_rates=Rates("refused", settings.refusals_per_minute, 60, settings.processes),
         head=newest_migration(),
+        allowed_hosts=settings.allowed_hosts,
+        stopping=asyncio.Event(),
         now=now,
     )
     if settings.embedded_durable:
@@ -112,6 +122,7 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
     try:
         yield
     finally:
+        app.state.house.stopping.set()
         await the_door.stop()
         await trail.stop()
         await database.close()

@@ -95,6 +95,7 @@ def settings_of(superuser_url, home, **more):
         embedded_durable=False,
         log_level="error",
         requests_per_second=100_000,
+        sync_requests_per_second=100_000,
         tokens_per_minute=100_000,
         refusals_per_minute=100_000,
         **more,

@@ -9,15 +9,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
+from app.actions.records import Fields, create
+from app.actions.visit import Visit
 from app.keys.tokens import Assertion, TokenRefused, claimed_client, read_assertion
 from app.store.database import Connection
-from app.store.door import client_keys, clinician_is_active, find_client, secret_digests, use_assertion
+from app.store.door import client_keys, clinician_is_active, find_client, patient_is_there, secret_digests, use_assertion
+from app.store.sync import find_device, saw_device
+from app.store.tables.sync import device
 
 CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 KEPT_AFTER_EXPIRY = timedelta(minutes=5)  # longer than the skew that is allowed for: a used assertion outlives itself
 NOBODY = hashlib.sha256(secrets.token_bytes(32)).digest()
 CARE = ("patients", "episodes", "inventory", "classification", "sessions", "assessments", "termination", "risk", "consents", "groups", "notes")
-FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write")) | {"inventory:names"}
+FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write")) | {"inventory:names", "sync"}
+FOR_PATIENTS = frozenset({"assessments:read", "assessments:write", "sessions:read", "sessions:write", "sync"})
+LONGEST_LABEL = 60
 
 
 class ClientRefused(Exception):
@@ -106,16 +112,49 @@ def granted(wanted: str | None, held: Iterable[str]) -> frozenset[str]:
     return asked
 
 
-async def granted_for_clinician(connection: Connection, client: Client, subject: str | None, wanted: str | None) -> tuple[UUID, frozenset[str]]:
-    """Return the clinician that a client may act for, and the scopes of that token. Raises GrantRefused."""
+async def granted_for_person(
+    connection: Connection, client: Client, kind: str, subject: str | None, wanted: str | None
+) -> tuple[UUID, frozenset[str]]:
+    """Return the person (clinician or patient) that a client may act for, and the scopes of that token. Raises GrantRefused."""
     if "token:exchange" not in client.scopes:
         code = "unauthorized_client"
         raise GrantRefused(code, "The client has no scope token:exchange.")
-    try:
-        clinician_id = UUID(subject or "")
-    except ValueError:
-        clinician_id = None
-    if clinician_id is None or not await clinician_is_active(connection, clinician_id):
+    person_id = _uuid(subject)
+    known = {"clinician": clinician_is_active, "patient": patient_is_there}[kind]
+    if person_id is None or not await known(connection, person_id):
         code = "invalid_request"
-        raise GrantRefused(code, "subject_token must be the id of an active clinician of this partner.")
-    return clinician_id, granted(wanted, client.scopes & FOR_CLINICIANS)
+        raise GrantRefused(code, f"subject_token must be the id of {'an active clinician' if kind == 'clinician' else 'a patient'} of this partner.")
+    return person_id, granted(wanted, client.scopes & (FOR_CLINICIANS if kind == "clinician" else FOR_PATIENTS))
+
+
+async def bind_device(visit: Visit, kind: str, person_id: UUID, claimed: str, label: str | None) -> UUID:
+    """Return the device that a token is bound to; its first token registers it. Raises GrantRefused.
+
+    A device stays with one person and one client: a phone that changes hands is a new device. A revoked one gets no token again.
+    """
+    device_id = _uuid(claimed)
+    code = "invalid_request"
+    if device_id is None or device_id.version not in {4, 7}:
+        raise GrantRefused(code, "actor_token must be the device's own id: a UUID of version 7 or 4 that the app made when it was installed.")
+    if label is not None and not (0 < len(label) <= LONGEST_LABEL and label.isprintable()):
+        raise GrantRefused(code, f"device_label has 1 to {LONGEST_LABEL} visible characters.")
+    owner = {"client_id": visit.caller.client_id, "person_kind": kind, "person_id": person_id}
+    there = await find_device(visit.connection, device_id, lock=True)
+    if there is None:
+        fields = Fields(owner | {"label": label, "last_token_at": visit.now}, id=device_id)
+        await create(visit, device, fields)
+        there = await find_device(visit.connection, device_id)
+    if there is None or any(there[name] != value for name, value in owner.items()):
+        raise GrantRefused(code, "This device belongs to another person or client.")
+    if there["revoked_at"] is not None:
+        code = "invalid_grant"
+        raise GrantRefused(code, "device_revoked: the device must delete every copy of the data that it holds.")
+    await saw_device(visit.connection, device_id, visit.now)
+    return device_id
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return UUID(text or "")
+    except ValueError:
+        return None

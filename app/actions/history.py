@@ -5,15 +5,16 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
 import sqlalchemy as sa
 
-from app.actions.visit import Chart, Visit, open_chart, public
+from app.actions.visit import Chart, Visit, open_chart, open_patient, public
 from app.domain import history
 from app.domain.errors import Fault, Invalid, NotFound
 from app.domain.inventory import Measures, measures
-from app.keys.cipher import place_of
+from app.keys.cipher import PatientKey, place_of
 from app.store.database import Row
-from app.store.feed import page_changes, states_at
+from app.store.feed import page_history, states_at
 
 INVENTORY = ("relationship", "life_event")
 
@@ -21,28 +22,38 @@ INVENTORY = ("relationship", "life_event")
 async def read_history(visit: Visit, table: sa.Table, episode_id: UUID, row_id: UUID | None, after: Sequence[int] | None, limit: int) -> list[Row]:
     """Return a page of the versions of a resource of a chart (of all its rows of a table without an id), oldest first. Raises NotFound."""
     chart = await open_chart(visit, episode_id)
-    rows = await page_changes(visit.connection, table.name, chart.episode_id, row_id, after, limit)
-    if not rows and after is None:
+    rows = await page_history(visit.connection, table.name, {"episode_id": chart.episode_id, "entity_id": row_id}, after, limit)
+    return _versions(visit, chart.key, rows, first=after is None)
+
+
+async def read_patient_history(visit: Visit, patient_id: UUID, after: Sequence[int] | None, limit: int) -> list[Row]:
+    """Return a page of the versions of a patient's particulars. Raises NotFound."""
+    _, key = await open_patient(visit, patient_id)
+    return _versions(visit, key, await page_history(visit.connection, "patient", {"entity_id": patient_id}, after, limit), first=after is None)
+
+
+async def read_partner_history(
+    visit: Visit, table: sa.Table, row_id: UUID | None, after: Sequence[int] | None, limit: int, *, key: PatientKey | None = None
+) -> list[Row]:
+    """Return a page of the versions of what belongs to the partner and to no single patient. Raises NotFound."""
+    rows = await page_history(visit.connection, table.name, {"entity_id": row_id or visit.caller.partner_id}, after, limit)
+    return _versions(visit, key, rows, first=after is None)
+
+
+def _versions(visit: Visit, key: PatientKey | None, rows: list[Row], *, first: bool) -> list[Row]:
+    if not rows and first:
         raise NotFound
-    visit.trace.resources += [f"{table.name}/{i}" for i in dict.fromkeys(r["entity_id"] for r in rows)]
-    return [_version(visit, chart, r) for r in rows]
+    visit.trace.resources += [f"{r['entity']}/{r['entity_id']}" for r in rows[:1]]
+    return [
+        {"id": r["entity_id"], "state": opened_state(visit, key, r)} | {n: r[n] for n in ("seq", "at", "op", "actor", "version", "mutation_id")}
+        for r in rows
+    ]
 
 
-def _version(visit: Visit, chart: Chart, row: Row) -> Row:
-    return {
-        "seq": row["seq"],
-        "at": row["at"],
-        "op": row["op"],
-        "actor": row["actor"],
-        "version": row["version"],
-        "id": row["entity_id"],
-        "state": _opened(visit, chart, row),
-    }
-
-
-def _opened(visit: Visit, chart: Chart, row: Row) -> dict[str, Any]:
+def opened_state(visit: Visit, key: PatientKey | None, row: Row) -> dict[str, Any]:
+    """Open the state that a row of the feed keeps, as it was written. Raises KeyMissing."""
     place = place_of(visit.caller.partner_id, f"change:{row['entity']}", row["entity_id"], row["version"])
-    return public(chart.key.open(row["state"], place))
+    return public(orjson.loads(visit.keys.open(row["state"], place)) if key is None else key.open(row["state"], place))
 
 
 async def inventory_at(visit: Visit, chart: Chart, moment: datetime) -> dict[str, dict[str, Row]]:
@@ -50,7 +61,7 @@ async def inventory_at(visit: Visit, chart: Chart, moment: datetime) -> dict[str
     found: dict[str, dict[str, Row]] = {name: {} for name in INVENTORY}
     for row in await states_at(visit.connection, INVENTORY, chart.episode_id, moment):
         if row["op"] != "delete":
-            found[row["entity"]][str(row["entity_id"])] = _opened(visit, chart, row)
+            found[row["entity"]][str(row["entity_id"])] = opened_state(visit, chart.key, row)
     return found
 
 

@@ -48,8 +48,8 @@ class FormatOfAnotherProtocol(Invalid):
 
 
 def check_backend(visit: Visit) -> None:
-    """Raise BackendOnly for a token that acts for a clinician."""
-    if visit.caller.clinician_id is not None:
+    """Raise BackendOnly for a token that acts for a person."""
+    if visit.caller.person is not None:
         raise BackendOnly
 
 

@@ -18,8 +18,9 @@ from app.actions.visit import Chart, Visit, public
 from app.domain.errors import Conflict, NotFound
 from app.keys.cipher import PatientKey, place_of
 from app.store.database import Row
-from app.store.feed import Change
+from app.store.feed import Audience, Change
 from app.store.rows import delete_row, find_row, insert_row, update_row
+from app.store.tables.people import care_team
 
 
 class IdTaken(Conflict):
@@ -83,6 +84,7 @@ async def create(visit: Visit, table: sa.Table, fields: Fields, *, chart: Chart 
     if await insert_row(visit.connection, table, stored):
         shown = {str(c.name): None for c in table.c if c.name not in {"partner_id", "sealed"}} | row | dict(fields.secret)
         _tell(visit, table, shown, key, "create")
+        _tell_devices(visit, table, None, shown)
         return Made(shown, new=True)
     found = await find_row(visit.connection, table, id=row["id"])
     if found is None:
@@ -96,7 +98,7 @@ async def create(visit: Visit, table: sa.Table, fields: Fields, *, chart: Chart 
     return Made(there, new=False)
 
 
-async def amend(visit: Visit, table: sa.Table, present: Row, fields: Fields, *, key: PatientKey | None = None) -> Row:
+async def amend(visit: Visit, table: sa.Table, present: Row, fields: Fields, *, key: PatientKey | None = None, op: str = "update") -> Row:
     """Write a resource's next version and tell it. `present` is the revealed row, read under the chart's lock."""
     secret_names = set(fields.secret)
     clear = {c.name for c in table.c}
@@ -107,7 +109,8 @@ async def amend(visit: Visit, table: sa.Table, present: Row, fields: Fields, *, 
     if not await update_row(visit.connection, table, present["id"], present["version"], {k: v for k, v in stored.items() if k != "id"}):
         message = f"{table.name} changed under the lock of its chart"
         raise RuntimeError(message)
-    _tell(visit, table, row, key, "update")
+    _tell(visit, table, row, key, op)
+    _tell_devices(visit, table, present, row)
     return row
 
 
@@ -122,15 +125,14 @@ async def put_one(visit: Visit, table: sa.Table, chart: Chart, fields: Fields, *
 
 async def mark_deleted(visit: Visit, table: sa.Table, present: Row, key: PatientKey) -> None:
     """Mark a resource deleted: its history stays. Told as a delete."""
-    row = await amend(visit, table, present, Fields({"deleted_at": visit.now}), key=key)
-    visit.journal.truncate(visit.journal.mark() - 1)
-    _tell(visit, table, row, key, "delete")
+    await amend(visit, table, present, Fields({"deleted_at": visit.now}), key=key, op="delete")
 
 
 async def remove(visit: Visit, table: sa.Table, present: Row, key: PatientKey | None) -> None:
     """Delete a row that carries no history of its own (a tie between two resources) and tell it."""
     await delete_row(visit.connection, table, present["id"])
     _tell(visit, table, {**present, "version": present["version"] + 1}, key, "delete")
+    _tell_devices(visit, table, present, None)
 
 
 async def get_in_chart(visit: Visit, table: sa.Table, chart: Chart, row_id: UUID, *, check: bool = False) -> Row:
@@ -176,6 +178,15 @@ def _tell(visit: Visit, table: sa.Table, row: Row, key: PatientKey | None, op: s
     episode_id = row.get("episode_id") or (row["id"] if table.name == "episode" else None)
     visit.journal.tell(Change(table.name, row["id"], row["version"], op, patient_id, episode_id, state))
     visit.trace.resources.append(f"{table.name}/{row['id']}")
+
+
+def _tell_devices(visit: Visit, table: sa.Table, before: Row | None, after: Row | None) -> None:
+    """When a clinician comes into a care team, or goes, note that their devices get the chart, or must forget it."""
+    if table is not care_team or (before and after and before["clinician_id"] == after["clinician_id"]):
+        return
+    for op, row in (("revoke", before), ("grant", after)):
+        if row is not None:
+            visit.journal.audiences.append(Audience(op, row["clinician_id"], row["patient_id"], row["episode_id"]))
 
 
 def _same(there: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:

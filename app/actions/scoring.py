@@ -36,6 +36,7 @@ async def record_assessment(
     Raises AnswersInvalid, UnknownInstrument, RespondentUnfit, RiskResponderMissing.
     """
     chart = await open_chart(visit, episode_id, lock=True)
+    check_respondent(visit, values["respondent"])
     questionnaire = checked_instrument(values["instrument"], values["respondent"])
     answers = {int(n): v for n, v in values["answers"].items()}
     found = score(questionnaire, answers, age=chart.episode["age_at_referral"])
@@ -54,6 +55,12 @@ async def record_assessment(
     else:
         alert = await alert_of(visit, chart, made.row["id"]) if trigger else None
     return made, alert, notice_of(chart) if questionnaire.risk_items else {}
+
+
+def check_respondent(visit: Visit, respondent: str) -> None:
+    """Raise RespondentUnfit when a patient's token answers as somebody else."""
+    if visit.caller.patient_id is not None and respondent != "patient":
+        raise RespondentUnfit(faults=[Fault("/respondent", "a patient answers as the patient")])
 
 
 def _fields(

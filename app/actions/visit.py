@@ -57,6 +57,18 @@ class Trace:
     many: list[UUID] = field(default_factory=list)
     """The episodes of an answer that is of several patients."""
     resources: list[str] = field(default_factory=list)
+    by_patient: dict[UUID | None, list[str]] = field(default_factory=dict)
+    """What a request about several patients touched, patient by patient: each gets an audit row of its own."""
+
+    def of(self, patient_id: UUID | None, resource: str) -> None:
+        """Note what was touched of one of several patients."""
+        self.by_patient.setdefault(patient_id, []).append(resource)
+
+    def parts(self) -> "list[Trace]":
+        """Return one trace for each patient; the whole when there are not several."""
+        if not self.by_patient:
+            return [self]
+        return [Trace(patient_id, resources=resources) for patient_id, resources in self.by_patient.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +130,7 @@ async def open_chart(visit: Visit, episode_id: UUID, *, lock: bool = False) -> C
     Raises NotFound: unknown, another partner's, and outside the caseload look alike.
     """
     row = await find_chart(visit.connection, episode_id, visit.caller.clinician_id, lock=lock)
-    if row is None:
+    if row is None or visit.caller.patient_id not in {None, row["patient_id"]}:
         raise NotFound
     visit.trace.episode_id = row["id"]
     return chart_of(visit, row)
@@ -139,7 +151,7 @@ def protocol_of(row: Row) -> Protocol:
 async def open_patient(visit: Visit, patient_id: UUID, *, lock: bool = False) -> tuple[Row, PatientKey]:
     """Return a patient of the caller's caseload and its key. Raises NotFound."""
     row = await find_patient(visit.connection, patient_id, visit.caller.clinician_id, lock=lock)
-    if row is None:
+    if row is None or visit.caller.patient_id not in {None, row["id"]}:
         raise NotFound
     return row, visit.key_of(row)
 

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from app.actions.alerts import check_responder, raise_risk_alert
 from app.actions.inventory import check_relationships_known
 from app.actions.records import Fields, Made, amend, create, fields_for, find_one, get_in_chart
-from app.actions.scoring import checked_instrument, notice_of
+from app.actions.scoring import check_respondent, checked_instrument, notice_of
 from app.actions.visit import Chart, Visit, open_chart
-from app.domain.errors import NotFound
+from app.domain.errors import Fault, Invalid, NotFound
 from app.domain.people import check_not_future
 from app.domain.risk import trigger_of
 from app.domain.scoring import score
@@ -23,7 +23,12 @@ from app.store.tables.workflow import addendum, analysis, assessment_request, ch
 from app.store.work import open_alert
 
 SUBJECTS = {"session": session, "assessment": assessment, "note": session_note}
+PATIENTS_FIELDS = {"status", "outcome"}
 DAYS = {change_attempt: "tried_on", analysis: "took_place_on", medication: "started_on", homework: "agreed_on"}
+
+
+class PatientsReportOnly(Invalid):
+    """A patient says how homework went; what was agreed is changed by the clinician."""
 
 
 async def add_record(visit: Visit, table: sa.Table, episode_id: UUID, values: dict[str, Any]) -> Made:
@@ -39,6 +44,8 @@ async def amend_record(visit: Visit, table: sa.Table, episode_id: UUID, row_id: 
     """Change some fields of such a record; every version is kept."""
     chart = await open_chart(visit, episode_id, lock=True)
     present = await get_in_chart(visit, table, chart, row_id, check=True)
+    if visit.caller.patient_id is not None and not set(values) <= PATIENTS_FIELDS:
+        raise PatientsReportOnly(faults=[Fault(f"/{name}", "is the clinician's") for name in sorted(set(values) - PATIENTS_FIELDS)])
     await _check(visit, chart, table, {**present, **values})
     return await amend(visit, table, present, fields_for(table, values), key=chart.key)
 
@@ -56,8 +63,8 @@ async def _check(visit: Visit, chart: Chart, table: sa.Table, values: dict[str, 
         await check_relationships_known(visit, chart, [values["relationship_id"]])
 
 
-async def write_note(visit: Visit, episode_id: UUID, session_id: UUID, text: str, *, sign: bool) -> Made:
-    """Write the psychotherapy note of a session, as its author; signing closes it.
+async def write_note(visit: Visit, episode_id: UUID, session_id: UUID, text: str, *, sign: bool, note_id: UUID | None = None) -> Made:
+    """Write the psychotherapy note of a session, as its author; signing closes it. `note_id`: the id that a device gave a new note.
 
     Raises ClinicianOnly, NoteOfAnother, NoteSigned.
     """
@@ -68,7 +75,8 @@ async def write_note(visit: Visit, episode_id: UUID, session_id: UUID, text: str
     visit.precondition.check(None if there is None else there["version"])
     signed = {"signed_at": visit.now if sign else None}
     if there is None:
-        return await create(visit, session_note, Fields({"session_id": session_id, "author_id": author, **signed}, {"text": text}), chart=chart)
+        fields = Fields({"session_id": session_id, "author_id": author, **signed}, {"text": text}, note_id)
+        return await create(visit, session_note, fields, chart=chart)
     if there["author_id"] != author:
         raise NoteOfAnother
     if there["signed_at"] is not None:
@@ -132,6 +140,7 @@ async def save_draft(visit: Visit, episode_id: UUID, request_id: UUID, answers: 
     """
     chart = await open_chart(visit, episode_id, lock=True)
     present = await get_in_chart(visit, assessment_request, chart, request_id, check=True)
+    check_respondent(visit, present["respondent"])
     if present["status"] != "open":
         raise RequestDone
     known = checked_instrument(present["instrument"], present["respondent"])

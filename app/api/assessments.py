@@ -9,13 +9,15 @@ from pydantic import Field
 
 from app.actions.records import get_in_chart, reveal
 from app.actions.scoring import mark_assessment_in_error, read_crisis_text, record_assessment
+from app.actions.synced import ANSWERED_BY_PATIENT, is_shown
 from app.actions.trajectory import read_trajectory
-from app.actions.visit import open_chart
+from app.actions.visit import Visit, open_chart
 from app.api.alerts import AlertOut
 from app.api.pages import Cursor, Limit
 from app.api.people import Locale
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, In, InChart, Level, Moment, NewId, Out, Prose
+from app.domain.errors import NotFound
 from app.store.database import Row
 from app.store.tables.work import assessment
 from app.store.work import page_chart
@@ -112,16 +114,16 @@ class AssessmentPatch(In):
 
 
 @router.post("/assessments", status_code=201, response_model=Submitted)
-async def create_assessment(call: Annotated[Call, needs("assessments:write")], episode_id: UUID, assessment_in: AssessmentIn) -> Row:
+async def create_assessment(call: Annotated[Call, needs("assessments:write", patients=True)], episode_id: UUID, assessment_in: AssessmentIn) -> Row:
     """Submit answers. A triggering or missing risk item opens an alert in the same transaction."""
     made, alert, notice = await record_assessment(call.visit, episode_id, assessment_in.members())
     row = call.made(made, f"/v1/episodes/{episode_id}/assessments/{{id}}")
-    return {**row, "risk_alert": alert, "notice": notice or None}
+    return {**row, "risk_alert": for_the_team(call.visit, alert), "notice": notice or None}
 
 
 @router.get("/assessments", response_model=AssessmentPage)
 async def list_assessments(
-    call: Annotated[Call, needs("assessments:read")],
+    call: Annotated[Call, needs("assessments:read", patients=True)],
     episode_id: UUID,
     instrument: str | None = None,
     answered_from: Moment | None = None,
@@ -131,7 +133,7 @@ async def list_assessments(
 ) -> Row:
     """List the assessments."""
     chart = await open_chart(call.visit, episode_id)
-    filters = {"instrument": instrument, "answered_at": (answered_from, answered_to)}
+    filters = {"instrument": instrument, "answered_at": (answered_from, answered_to)} | own_answers(call.visit)
     pager = call.pager(limit, cursor, filters)
     items, following = pager.cut(await page_chart(call.visit.connection, assessment, episode_id, filters, pager.after, limit), "id")
     call.saw(items, "assessment")
@@ -139,16 +141,29 @@ async def list_assessments(
 
 
 @router.get("/assessments/{assessment_id}", response_model=AssessmentOut)
-async def read_assessment(call: Annotated[Call, needs("assessments:read")], episode_id: UUID, assessment_id: UUID) -> Row:
+async def read_assessment(call: Annotated[Call, needs("assessments:read", patients=True)], episode_id: UUID, assessment_id: UUID) -> Row:
     """Read an assessment."""
     chart = await open_chart(call.visit, episode_id)
-    return call.stored(await get_in_chart(call.visit, assessment, chart, assessment_id))
+    row = await get_in_chart(call.visit, assessment, chart, assessment_id)
+    if not is_shown(call.visit.caller, "assessment", row):
+        raise NotFound
+    return call.stored(row)
 
 
 @router.patch("/assessments/{assessment_id}", response_model=AssessmentOut)
 async def correct_assessment(call: Annotated[Call, needs("assessments:write")], episode_id: UUID, assessment_id: UUID, patch: AssessmentPatch) -> Row:
     """Mark an assessment as entered in error. An alert that it raised stays."""
     return call.stored(await mark_assessment_in_error(call.visit, episode_id, assessment_id, patch.error_reason))
+
+
+def for_the_team(visit: Visit, alert: Row | None) -> Row | None:
+    """Return an alert to those who respond to it; a patient reads the notice instead."""
+    return None if visit.caller.patient_id is not None else alert
+
+
+def own_answers(visit: Visit) -> Row:
+    """Return the filter that keeps a patient's own list to what they answered themselves."""
+    return {} if visit.caller.patient_id is None else {"respondent": sorted(ANSWERED_BY_PATIENT)}
 
 
 class ChangeOut(Out):
@@ -274,6 +289,6 @@ def _members(value: object) -> Row | None:
 
 
 @crisis.get("/crisis-text", response_model=CrisisText)
-async def read_partners_crisis_text(call: Annotated[Call, needs("assessments:read")], locale: Locale = "en") -> Row:
+async def read_partners_crisis_text(call: Annotated[Call, needs("assessments:read", patients=True)], locale: Locale = "en") -> Row:
     """Read the partner's crisis text, so that an app that is offline can show it at once."""
     return {"locale": locale, "text": await read_crisis_text(call.visit, locale)}

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 import structlog
 
-from app.api.problems import Unauthenticated, Unavailable
+from app.api.problems import DeviceRevoked, Unauthenticated, Unavailable
 from app.keys.cipher import KeyRing
 from app.keys.tokens import Caller, SigningKey, TokenRefused, read_access_token
 from app.store.database import Database, DatabaseAway
@@ -97,7 +97,14 @@ class Door:
         if scheme.lower() != "bearer" or not token:
             raise Unauthenticated("Send Authorization: Bearer with an access token.")
         caller = self._verified(token)
-        named = {("client", caller.client_id), ("token", caller.token_id), ("clinician", str(caller.clinician_id))}
+        if ("device", f"{caller.partner_id}|{caller.device_id}") in self._revoked:
+            raise DeviceRevoked
+        named = {
+            ("client", caller.client_id),
+            ("token", caller.token_id),
+            ("clinician", str(caller.clinician_id)),
+            ("patient", str(caller.patient_id)),
+        }
         if named & self._revoked:
             raise Unauthenticated("The token is not acceptable.")
         return caller

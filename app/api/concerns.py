@@ -87,7 +87,7 @@ class GoalPage(Out):
 @router.post("/problems", status_code=201, response_model=ProblemOut)
 async def create_problem(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, problem_in: ProblemIn) -> Row:
     """Add a concern to the patient's list, rated by patient and therapist."""
-    made = await add_to_chart(call.visit, problem, episode_id, _plain_ids(problem_in.members()))
+    made = await add_to_chart(call.visit, problem, episode_id, plain_ids(problem_in.members()))
     return call.made(made, f"/v1/episodes/{episode_id}/problems/{{id}}")
 
 
@@ -106,7 +106,7 @@ async def read_problem(call: Annotated[Call, needs("inventory:read")], episode_i
 @router.patch("/problems/{problem_id}", response_model=ProblemOut)
 async def update_problem(call: Annotated[Call, needs("inventory:write")], episode_id: UUID, problem_id: UUID, patch: ProblemPatch) -> Row:
     """Rate a concern anew."""
-    return call.stored(await amend_in_chart(call.visit, problem, episode_id, problem_id, _plain_ids(patch.sent())))
+    return call.stored(await amend_in_chart(call.visit, problem, episode_id, problem_id, plain_ids(patch.sent())))
 
 
 @router.post("/goals", status_code=201, response_model=GoalOut)
@@ -134,7 +134,7 @@ async def update_goal(call: Annotated[Call, needs("inventory:write")], episode_i
     return call.stored(await amend_in_chart(call.visit, goal, episode_id, goal_id, patch.sent()))
 
 
-def _plain_ids(values: dict[str, Any]) -> dict[str, Any]:
+def plain_ids(values: dict[str, Any]) -> dict[str, Any]:
     """Write the ids of a list as text, as JSON columns keep them."""
     if "relationship_ids" in values:
         values["relationship_ids"] = [str(i) for i in values["relationship_ids"]]

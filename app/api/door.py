@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
-from uuid import UUID
 
 from fastapi import APIRouter, Request
 from pydantic import Field
@@ -21,23 +20,27 @@ from app.actions.door import (
     assertion_client,
     authenticate_by_assertion,
     authenticate_by_secret,
+    bind_device,
     granted,
-    granted_for_clinician,
+    granted_for_person,
     partner_of,
 )
+from app.actions.visit import Visit
 from app.api.request import SCOPES, House
 from app.api.shapes import Out
 from app.keys.tokens import ACCESS_TOKEN_SECONDS, Caller, TokenRefused, mint, new_caller, read_access_token
 from app.store.audit import Access, Knock, insert_access
 from app.store.database import Connection, clock
 from app.store.door import revoke
+from app.store.feed import stamp
 
 router = APIRouter(tags=["door"])
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name of RFC 8693
-CLINICIAN = "urn:ipt:params:oauth:token-type:clinician"
+PEOPLE = {f"urn:ipt:params:oauth:token-type:{kind}": kind for kind in ("clinician", "patient")}
+DEVICE = "urn:ipt:params:oauth:token-type:device"
 LARGEST_FORM = 16_384
 MOST_MEMBERS = 20
 
@@ -89,15 +92,20 @@ class _Proof:
     responses=_REFUSALS,
     openapi_extra=_form(
         *["grant_type", "scope", "client_assertion_type", "client_assertion", "subject_token", "subject_token_type", "requested_token_type"],
+        *["actor_token", "actor_token_type", "device_label"],
         required=("grant_type",),
     ),
 )
 async def issue_token(request: Request) -> Any:
-    """Issue an access token to a partner's client, or exchange for one that acts for a clinician.
+    """Issue an access token to a partner's client, or exchange for one that acts for a clinician or a patient.
 
     `grant_type=client_credentials` with HTTP Basic (`client_secret_basic`) or a signed assertion (`private_key_jwt`:
     aud = issuer, at most 60 s, jti used once). `grant_type=urn:ietf:params:oauth:grant-type:token-exchange` with
-    `subject_token` = the clinician's id and `subject_token_type=urn:ipt:params:oauth:token-type:clinician`.
+    `subject_token` = the clinician's id and `subject_token_type=urn:ipt:params:oauth:token-type:clinician` (or `patient`).
+    For a phone, `actor_token` = the id that the app made when it was installed and
+    `actor_token_type=urn:ipt:params:oauth:token-type:device` bind the token to that device, with `device_label` as its name in
+    /v1/devices. There are no refresh tokens: your backend, which knows who is logged in, exchanges again. `invalid_grant` with
+    `device_revoked` says that the device must delete its data.
     """
     house: House = request.app.state.house
     claimed = None
@@ -110,11 +118,13 @@ async def issue_token(request: Request) -> Any:
             client = await _authenticated(connection, proof, name, house)
             house.token_rates.take(client.client_id)
             refusal = caller = None
+            visit = Visit(connection, _bare(client, house), clock(house.now), house.keys)
             try:
-                caller = await _granted(connection, client, form, house)
+                caller = await _granted(visit, client, form)
             except GrantRefused as refused:
                 refusal = refused
             await insert_access(connection, _access(request, client, caller, house, refusal))
+            await stamp(connection, visit.journal, visit.now, actor=visit.actor, client_id=client.client_id)
             await connection.commit()
     except ClientRefused:
         return await _refused(request, house, claimed)
@@ -123,7 +133,7 @@ async def issue_token(request: Request) -> Any:
     if caller is None:
         return _error(400, refusal.code if refusal else "invalid_request", str(refusal))
     token = mint(house.door.signing_key(), house.door.issuer, caller, caller.expires_at - ACCESS_TOKEN_SECONDS)
-    kind = {"issued_token_type": ACCESS_TOKEN} if caller.clinician_id else {}
+    kind = {"issued_token_type": ACCESS_TOKEN} if caller.person else {}
     body = {"access_token": token, "token_type": "Bearer", "expires_in": ACCESS_TOKEN_SECONDS, "scope": " ".join(sorted(caller.scopes)), **kind}
     return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
@@ -237,19 +247,34 @@ async def _authenticated(connection: Connection, proof: _Proof, name: str, house
     return await authenticate_by_secret(connection, name, proof.secret or "", house.now())
 
 
-async def _granted(connection: Connection, client: Client, form: Mapping[str, str], house: House) -> Caller:
-    now = int(house.now().timestamp())
+async def _granted(visit: Visit, client: Client, form: Mapping[str, str]) -> Caller:
+    now = int(visit.now.timestamp())
     match form.get("grant_type"):
         case "client_credentials":
             return new_caller(client.partner_id, client.client_id, granted(form.get("scope"), client.scopes), now)
         case grant if grant == EXCHANGE:
-            if form.get("subject_token_type") != CLINICIAN or form.get("requested_token_type", ACCESS_TOKEN) != ACCESS_TOKEN:
-                code = "invalid_request"
-                raise GrantRefused(code, f"subject_token_type must be {CLINICIAN}.")
-            person, scopes = await granted_for_clinician(connection, client, form.get("subject_token"), form.get("scope"))
-            return new_caller(client.partner_id, client.client_id, scopes, now, UUID(str(person)))
+            return await _exchanged(visit, client, form, now)
     code = "unsupported_grant_type"
     raise GrantRefused(code, "Use client_credentials or token exchange.")
+
+
+async def _exchanged(visit: Visit, client: Client, form: Mapping[str, str], now: int) -> Caller:
+    code = "invalid_request"
+    kind = PEOPLE.get(form.get("subject_token_type", ""))
+    if kind is None or form.get("requested_token_type", ACCESS_TOKEN) != ACCESS_TOKEN:
+        raise GrantRefused(code, f"subject_token_type must be {' or '.join(PEOPLE)}.")
+    if form.get("actor_token_type", DEVICE) != DEVICE or ("actor_token" in form) != ("actor_token_type" in form):
+        raise GrantRefused(code, f"A device is named by actor_token and actor_token_type={DEVICE} together.")
+    person_id, scopes = await granted_for_person(visit.connection, client, kind, form.get("subject_token"), form.get("scope"))
+    device_id = None
+    if "actor_token" in form:
+        device_id = await bind_device(visit, kind, person_id, form["actor_token"], form.get("device_label"))
+    return new_caller(client.partner_id, client.client_id, scopes, now, **{f"{kind}_id": person_id, "device_id": device_id})
+
+
+def _bare(client: Client, house: House) -> Caller:
+    """Return the client as a caller, for what its own request for a token writes."""
+    return new_caller(client.partner_id, client.client_id, client.scopes, int(house.now().timestamp()))
 
 
 async def _refused(request: Request, house: House, claimed: str | None) -> Response:
@@ -278,5 +303,6 @@ def _access(request: Request, client: Client, caller: Caller | None, house: Hous
         request_id=request.scope["state"]["request_id"],
         patient_id=None,
         episode_id=None,
+        device_id=caller.device_id if caller else None,
         resources=[f"token/{caller.token_id}"] if caller else [],
     )

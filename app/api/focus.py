@@ -62,8 +62,7 @@ async def replace_indicators(call: Annotated[Call, needs("classification:write")
     and relation_ended; two choices of the patient; one event for two areas; a death for a transition; no_life_event_near_onset beside one that is linked.
     An absent gate shuts its area whatever its other indicators say.
     """
-    answers = {code: answer.model_dump(mode="json") for code, answer in indicators_in.answers.items()}
-    return call.made(await put_indicators(call.visit, episode_id, answers))
+    return call.made(await put_indicators(call.visit, episode_id, plain_answers(indicators_in.members())["answers"]))
 
 
 class ContributionOut(Out):
@@ -329,11 +328,18 @@ async def update_focus_area(
     call: Annotated[Call, needs("classification:write")], episode_id: UUID, focus_area_id: UUID, patch: FocusAreaPatch
 ) -> Row:
     """Record the sub-state, the strategies done, whom and what it is about, and progress."""
-    values = patch.sent()
+    return call.stored(await work_on_area(call.visit, episode_id, focus_area_id, plain_days(patch.sent())))
+
+
+def plain_days(values: dict[str, Any]) -> dict[str, Any]:
+    """Write the days of strategies as text, as JSON columns keep them."""
     for done in values.get("strategies", []):
-        done["done_on"] = _iso(done.get("done_on"))
-    return call.stored(await work_on_area(call.visit, episode_id, focus_area_id, values))
+        day = done.get("done_on")
+        done["done_on"] = day.isoformat() if isinstance(day, date) else day
+    return values
 
 
-def _iso(day: date | None) -> str | None:
-    return None if day is None else day.isoformat()
+def plain_answers(values: dict[str, Any]) -> dict[str, Any]:
+    """Write the ids in indicator answers as text, as JSON columns keep them."""
+    plain = {code: {k: str(v) if isinstance(v, UUID) else v for k, v in answer.items()} for code, answer in values["answers"].items()}
+    return {**values, "answers": plain}

@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse, Response
 
 from app.actions.visit import VersionStale, VersionUnmatched
 from app.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, escaped, title_of
+from app.domain.sync import CursorAhead, CursorExpired, CursorMalformed, SchemaTooOld
 from app.keys.cipher import KeyMissing
 from app.store.database import DatabaseAway, OutcomeUnknown, OutOfRange, TryAgain, UniqueTaken
 
@@ -26,6 +27,22 @@ class Malformed(Refusal):
 
 class Unauthenticated(Refusal):
     """The request carries no valid access token."""
+
+
+class DeviceRevoked(Unauthenticated):
+    """This device was revoked: it must delete every copy of the data that it holds, and its tokens."""
+
+
+class NotForPatients(Forbidden):
+    """This route is not for a patient's token."""
+
+
+class PersonNeeded(Forbidden):
+    """Synchronisation needs a token that acts for a person: exchange one."""
+
+
+class DeviceNeeded(Forbidden):
+    """Sending changes needs a token that is bound to a device: exchange one with the device as actor."""
 
 
 class ScopeMissing(Forbidden):
@@ -83,6 +100,10 @@ class Failure(Refusal):
 STATUSES: tuple[tuple[type[Refusal], int], ...] = (
     (VersionStale, 412),
     (VersionUnmatched, 412),
+    (CursorMalformed, 400),
+    (CursorAhead, 400),
+    (CursorExpired, 410),
+    (SchemaTooOld, 426),
     (Malformed, 400),
     (Unauthenticated, 401),
     (MethodNotAllowed, 405),

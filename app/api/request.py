@@ -4,6 +4,7 @@ The flow is the route class, not a dependency: the finished answer is at hand wh
 kept under an Idempotency-Key, and nobody can move the COMMIT behind the answer by dropping an argument.
 """
 
+import asyncio
 import hashlib
 import hmac
 import re
@@ -19,11 +20,11 @@ from fastapi.security import OAuth2, SecurityScopes
 from starlette.responses import Response
 
 from app.actions.records import Made
-from app.actions.visit import Precondition, Visit
+from app.actions.visit import Precondition, Trace, Visit
 from app.api.bearer import Door
 from app.api.bodies import StrictRequest, check_body
 from app.api.pages import Pager, pager
-from app.api.problems import PreconditionRequired, ScopeMissing, Unauthenticated, as_refusal, status_of
+from app.api.problems import NotForPatients, PreconditionRequired, ScopeMissing, Unauthenticated, as_refusal, status_of
 from app.api.rates import Rates
 from app.api.retries import Retry, keep_answer, kept_answer, read_retry
 from app.domain.errors import Invalid
@@ -36,6 +37,7 @@ from app.store.feed import stamp
 SCHEMA_REVISION = 1  # part of every ETag: raise it when the shape of a stored resource changes
 ATTEMPTS = 3
 ACTIONS = {"GET": "read", "POST": "create", "PUT": "update", "PATCH": "update", "DELETE": "delete"}
+LEDGERED = ("/v1/sync/push", "/v1/sync/rxdb/", "/v1/sync/watermelon")  # what devices send is told apart by the ledger, not by a key
 WRITES = {"PUT", "PATCH", "DELETE"}
 _ETAG = re.compile(r'"(\d{1,9})\.(\d{1,4})(?:-[0-9a-f]{12})?"')
 
@@ -57,7 +59,7 @@ SCOPES = {
     for verb in ("read", "write")
 } | {
     "import": "load an existing caseload",
-    "sync": "synchronise devices",
+    "sync": "synchronise devices, list and revoke them",
     "events:read": "follow the change feed",
     "webhooks:write": "manage webhook endpoints",
     "outcomes:read": "read anonymised tables",
@@ -88,9 +90,12 @@ class House:
     keys: KeyRing
     door: Door
     rates: Rates
+    sync_rates: Rates
     token_rates: Rates
     knock_rates: Rates
     head: str
+    allowed_hosts: tuple[str, ...]
+    stopping: asyncio.Event
     now: Callable[[], datetime]
 
 
@@ -105,6 +110,8 @@ class Call:
     status: int | None = None
     with_more: bool = False
     of_this_moment: bool = False
+    shown_once: tuple[str, ...] = ()
+    """Members of the answer that are never kept: the answer to a repeat holds null in their place."""
 
     def stored(self, row: Row, *, with_more: bool = False) -> Row:
         """Give the answer the ETag of a stored row, and return the row.
@@ -139,9 +146,14 @@ async def the_call(request: Request, scopes: SecurityScopes, _token: Annotated[A
     return call
 
 
-def needs(*scopes: str) -> Any:
-    """Declare the scopes that a route needs, in its signature."""
-    return params.Security(dependency=the_call, scopes=scopes, scope="function")
+async def the_patients_call(request: Request, scopes: SecurityScopes, _token: Annotated[Any, params.Security(oauth2)]) -> Call:
+    """Return the call of a route that patients' own tokens may use, too."""
+    return await the_call(request, scopes, _token)
+
+
+def needs(*scopes: str, patients: bool = False) -> Any:
+    """Declare the scopes that a route needs, in its signature. Patients' own tokens are refused unless it says `patients=True`."""
+    return params.Security(dependency=the_patients_call if patients else the_call, scopes=scopes, scope="function")
 
 
 class Route(APIRoute):
@@ -155,16 +167,21 @@ class Route(APIRoute):
             raise TypeError(message)
         inner = super().get_route_handler()
         known = frozenset(field.alias for field in self.dependant.query_params)
-        flow = _Flow(inner, self.path_format, wanted, known, takes_body=self.body_field is not None)
+        flow = _Flow(inner, self.path_format, wanted, known, takes_body=self.body_field is not None, for_patients=is_for_patients(self))
         return flow.answer
 
 
 def scopes_of(route: APIRoute) -> frozenset[str] | None:
     """Return the scopes that a route declares; None when it declares none."""
     for dependency in route.dependant.dependencies:
-        if dependency.call is the_call and dependency.own_oauth_scopes:
+        if dependency.call in {the_call, the_patients_call} and dependency.own_oauth_scopes:
             return frozenset(dependency.own_oauth_scopes)
     return None
+
+
+def is_for_patients(route: APIRoute) -> bool:
+    """Tell whether a route takes patients' own tokens."""
+    return any(dependency.call is the_patients_call for dependency in route.dependant.dependencies)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +191,7 @@ class _Flow:
     scopes: frozenset[str]
     parameters: frozenset[str]
     takes_body: bool
+    for_patients: bool
 
     async def answer(self, request: Request) -> Response:
         house: House = request.app.state.house
@@ -188,10 +206,8 @@ class _Flow:
         now = clock(house.now)
         visit: Visit | None = None
         try:
-            rates = house.rates.take(caller.client_id)
-            missing = self.scopes - caller.scopes
-            if missing:
-                raise ScopeMissing(" ".join(sorted(missing)))
+            rates = (house.sync_rates if self.path.startswith("/v1/sync/") else house.rates).take(caller.client_id)
+            self._check_caller(caller)
             _check_parameters(request, self.parameters)
             strict = StrictRequest(request.scope, request.receive)
             body = await check_body(strict, takes_one=self.takes_body)
@@ -212,15 +228,24 @@ class _Flow:
                 await house.trail.write(self._access(request, caller, visit, now, status_of(refusal), type(refusal).__name__))
             raise
         state["statements"] = visit.connection.statements if visit else 0
-        if visit is not None and not visit.journal.changes:
-            await house.trail.write(self._access(request, caller, visit, now, response.status_code, None))
+        if visit is not None and not visit.journal.has_written:
+            for trace in visit.trace.parts():
+                await house.trail.write(self._access(request, caller, visit, now, response.status_code, None, trace))
         response.headers.update(rates)
         return response
+
+    def _check_caller(self, caller: Caller) -> None:
+        """Raise ScopeMissing, or NotForPatients, when the token does not open this route."""
+        missing = self.scopes - caller.scopes
+        if missing:
+            raise ScopeMissing(" ".join(sorted(missing)))
+        if caller.patient_id is not None and not self.for_patients:
+            raise NotForPatients
 
     async def _within(self, request: StrictRequest, body: bytes, visit: Visit, house: House) -> Response:
         """Answer inside the transaction and end it: audit row, kept answer, stamp, COMMIT."""
         retry: Retry | None = None
-        if request.method != "GET":
+        if request.method != "GET" and not self.path.startswith(LEDGERED):
             retry = read_retry(request, body, visit)
             kept = await kept_answer(visit, retry) if retry else None
             if kept is not None:
@@ -229,18 +254,20 @@ class _Flow:
         request.state.call = call
         response = await self.inner(request)
         self._finish(request, call, response)
-        if visit.journal.changes or (retry and response.status_code < 300):  # noqa: PLR2004
-            await self._write_down(request, visit, retry, response)
+        if visit.journal.has_written or (retry and response.status_code < 300):  # noqa: PLR2004
+            await self._write_down(request, call, retry, response)
         return response
 
-    async def _write_down(self, request: Request, visit: Visit, retry: Retry | None, response: Response) -> None:
-        if visit.journal.changes:
+    async def _write_down(self, request: Request, call: Call, retry: Retry | None, response: Response) -> None:
+        visit = call.visit
+        if visit.journal.has_written:
             if request.method in WRITES and not visit.precondition.checked:
                 message = f"{self.path} changed something without checking its precondition"
                 raise RuntimeError(message)
-            await insert_access(visit.connection, self._access(request, visit.caller, visit, visit.now, response.status_code, None))
+            for trace in visit.trace.parts():
+                await insert_access(visit.connection, self._access(request, visit.caller, visit, visit.now, response.status_code, None, trace))
         if retry and response.status_code < 300:  # noqa: PLR2004
-            await keep_answer(visit, retry, response)
+            await keep_answer(visit, retry, response, without=call.shown_once)
         await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
         await visit.connection.commit()
 
@@ -249,13 +276,13 @@ class _Flow:
         if call.status is not None:
             response.status_code = call.status
         response.headers.update(call.headers)
+        if call.of_this_moment and request.method == "GET":
+            response.headers["Cache-Control"] = "no-store"
+            return
         digest = hmac.digest(call.house.keys.derived("etag"), bytes(response.body), hashlib.sha256).hex()
         if call.with_more:
             response.headers["ETag"] = f'{response.headers["etag"][:-1]}-{digest[:12]}"'
         if request.method != "GET":
-            return
-        if call.of_this_moment:
-            response.headers["Cache-Control"] = "no-store"
             return
         if "etag" not in response.headers:
             response.headers["ETag"] = f'"{digest[:32]}"'
@@ -266,8 +293,10 @@ class _Flow:
             for name in ("content-length", "content-type"):
                 del response.headers[name]
 
-    def _access(self, request: Request, caller: Caller, visit: Visit | None, now: datetime, outcome: int, reason: str | None) -> Access:
-        trace = visit.trace if visit else None
+    def _access(
+        self, request: Request, caller: Caller, visit: Visit | None, now: datetime, outcome: int, reason: str | None, trace: Trace | None = None
+    ) -> Access:
+        trace = trace or (visit.trace if visit else None)
         return Access(
             partner_id=caller.partner_id,
             at=now,
@@ -280,6 +309,7 @@ class _Flow:
             request_id=request.scope["state"]["request_id"],
             patient_id=trace.patient_id if trace else None,
             episode_id=trace.episode_id if trace else None,
+            device_id=caller.device_id,
             resources=(trace.resources if trace else []) or [f"{name}/{value[:40]}" for name, value in request.path_params.items()],
         )
 

@@ -6,13 +6,15 @@ from uuid import UUID
 from fastapi import APIRouter
 from pydantic import Field
 
+from app.actions.synced import is_shown
 from app.actions.workflow import amend_request, request_assessment, save_draft
 from app.api.alerts import AlertOut
-from app.api.assessments import ItemNumber, Notice, RespondentName, Value
+from app.api.assessments import ItemNumber, Notice, RespondentName, Value, for_the_team, own_answers
 from app.api.inventory import list_of, read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, In, InChart, Moment, NewId, Out, Prose
+from app.domain.errors import NotFound
 from app.store.database import Row
 from app.store.tables.workflow import assessment_request
 
@@ -81,16 +83,23 @@ async def create_assessment_request(call: Annotated[Call, needs("assessments:wri
 
 @router.get("/assessment-requests", response_model=RequestPage)
 async def list_assessment_requests(
-    call: Annotated[Call, needs("assessments:read")], episode_id: UUID, status: RequestStatus | None = None, limit: Limit = 50, cursor: Cursor = None
+    call: Annotated[Call, needs("assessments:read", patients=True)],
+    episode_id: UUID,
+    status: RequestStatus | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Row:
     """List the requests."""
-    return await list_of(call, assessment_request, episode_id, limit, cursor, status=status)
+    return await list_of(call, assessment_request, episode_id, limit, cursor, status=status, **own_answers(call.visit))
 
 
 @router.get("/assessment-requests/{request_id}", response_model=RequestOut)
-async def read_assessment_request(call: Annotated[Call, needs("assessments:read")], episode_id: UUID, request_id: UUID) -> Row:
+async def read_assessment_request(call: Annotated[Call, needs("assessments:read", patients=True)], episode_id: UUID, request_id: UUID) -> Row:
     """Read a request with its draft."""
-    return await read_one(call, assessment_request, episode_id, request_id)
+    row = await read_one(call, assessment_request, episode_id, request_id)
+    if not is_shown(call.visit.caller, "assessment_request", row):
+        raise NotFound
+    return row
 
 
 @router.patch("/assessment-requests/{request_id}", response_model=RequestOut)
@@ -102,11 +111,11 @@ async def update_assessment_request(
 
 
 @router.put("/assessment-requests/{request_id}/draft", response_model=DraftSaved)
-async def write_draft(call: Annotated[Call, needs("assessments:write")], episode_id: UUID, request_id: UUID, draft_in: DraftIn) -> Row:
+async def write_draft(call: Annotated[Call, needs("assessments:write", patients=True)], episode_id: UUID, request_id: UUID, draft_in: DraftIn) -> Row:
     """Save a half-filled form. An answer about harm raises its alert at once: it is not left lying in a draft.
 
     A draft goes by the ETag of its request (If-Match). Until the answer is complete, the alert names the request as its source.
     """
     row, alert, notice = await save_draft(call.visit, episode_id, request_id, draft_in.answers)
     call.stored(row)
-    return {**row, "risk_alert": alert, "notice": notice or None}
+    return {**row, "risk_alert": for_the_team(call.visit, alert), "notice": notice or None}

@@ -3,9 +3,11 @@
 import hashlib
 import hmac
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
+import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -59,11 +61,16 @@ async def kept_answer(visit: Visit, retry: Retry) -> Response | None:
     return Response(_opened(visit, row, retry), row["status"], headers=headers)
 
 
-async def keep_answer(visit: Visit, retry: Retry, response: Response) -> None:
-    """Keep a 2xx answer in the transaction of its effect, sealed under the patient's key when there is a patient."""
+async def keep_answer(visit: Visit, retry: Retry, response: Response, *, without: Sequence[str] = ()) -> None:
+    """Keep a 2xx answer in the transaction of its effect, sealed under the patient's key when there is a patient.
+
+    `without`: members that are shown once (secrets); null is kept in their place.
+    """
     patient_id = visit.trace.patient_id
     key = visit.patient_keys.get(patient_id) if patient_id else None
     body = bytes(response.body)
+    if without:
+        body = orjson.dumps(orjson.loads(body) | dict.fromkeys(without))
     place = f"idempotency|{retry.key_hash.hex()}"
     sealed = key.seal({"body": body.decode()}, place) if key else visit.keys.seal(body, place)
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}

@@ -265,18 +265,22 @@ async def create_homework(call: Annotated[Call, needs("sessions:write")], episod
 
 
 @router.get("/homework", response_model=HomeworkPage)
-async def list_homework(call: Annotated[Call, needs("sessions:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+async def list_homework(
+    call: Annotated[Call, needs("sessions:read", patients=True)], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None
+) -> Row:
     """List the homework."""
     return await list_of(call, homework, episode_id, limit, cursor)
 
 
 @router.get("/homework/{homework_id}", response_model=HomeworkOut)
-async def read_homework(call: Annotated[Call, needs("sessions:read")], episode_id: UUID, homework_id: UUID) -> Row:
+async def read_homework(call: Annotated[Call, needs("sessions:read", patients=True)], episode_id: UUID, homework_id: UUID) -> Row:
     """Read one piece of homework."""
     return await read_one(call, homework, episode_id, homework_id)
 
 
 @router.patch("/homework/{homework_id}", response_model=HomeworkOut)
-async def update_homework(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, homework_id: UUID, patch: HomeworkPatch) -> Row:
-    """Record how it went."""
+async def update_homework(
+    call: Annotated[Call, needs("sessions:write", patients=True)], episode_id: UUID, homework_id: UUID, patch: HomeworkPatch
+) -> Row:
+    """Record how it went. A patient's token changes `status` and `outcome` only."""
     return call.stored(await amend_record(call.visit, homework, episode_id, homework_id, patch.sent()))

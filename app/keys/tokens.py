@@ -31,6 +31,7 @@ P256_BYTES = 32
 SMALLEST_RSA_BYTES = 256  # 2048 bits
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068's media type
 ASSERTION_ALGORITHMS = {"ES256": "EC", "RS256": "RSA"}
+PERSONAL = ("clinician_id", "patient_id", "device_id")
 PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 
 _SEGMENT = r"[A-Za-z0-9_-]+"
@@ -47,7 +48,7 @@ class KeyRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who is calling: the partner, its client, what it may do, and the clinician it acts for, if any."""
+    """Who is calling: the partner, its client, what it may do, the person it acts for, if any, and that person's device, if any."""
 
     partner_id: UUID
     client_id: str
@@ -55,10 +56,14 @@ class Caller:
     token_id: str
     expires_at: int
     clinician_id: UUID | None = None
+    patient_id: UUID | None = None
+    device_id: UUID | None = None
 
     @property
     def person(self) -> str | None:
         """Name the person who acts, for audit and idempotency."""
+        if self.patient_id is not None:
+            return f"patient:{self.patient_id}"
         return None if self.clinician_id is None else f"clinician:{self.clinician_id}"
 
 
@@ -139,14 +144,15 @@ def mint(key: SigningKey, issuer: str, caller: Caller, now: int) -> str:
         "iat": now,
         "exp": caller.expires_at,
     }
-    if caller.clinician_id is not None:
-        claims |= {"clinician_id": str(caller.clinician_id), "act": {"sub": caller.client_id}}
+    personal = {name: str(getattr(caller, name)) for name in PERSONAL if getattr(caller, name) is not None}
+    if personal:
+        claims |= personal | {"act": {"sub": caller.client_id}}
     return str(jws.sign(claims, key.private_pem, headers={"kid": key.kid, "typ": ACCESS_TOKEN_TYPE}, algorithm="ES256"))
 
 
-def new_caller(partner_id: UUID, client_id: str, scopes: Iterable[str], now: int, clinician_id: UUID | None = None) -> Caller:
-    """Describe the holder of a token that is about to be made."""
-    return Caller(partner_id, client_id, frozenset(scopes), str(uuid4()), now + ACCESS_TOKEN_SECONDS, clinician_id)
+def new_caller(partner_id: UUID, client_id: str, scopes: Iterable[str], now: int, **person: UUID | None) -> Caller:
+    """Describe the holder of a token that is about to be made; `person` names clinician_id or patient_id, and device_id."""
+    return Caller(partner_id, client_id, frozenset(scopes), str(uuid4()), now + ACCESS_TOKEN_SECONDS, **person)
 
 
 def read_access_token(token: str, keys: Mapping[str, Mapping[str, str]], issuer: str, now: int) -> Caller:
@@ -154,16 +160,17 @@ def read_access_token(token: str, keys: Mapping[str, Mapping[str, str]], issuer:
     claims = _verified(token, lambda header: _issued_key(header, keys))
     _check_times(claims, now)
     _expect(claims.get("iss") == issuer and claims.get("aud") == issuer)
-    known = {"iss", "aud", "sub", "client_id", "partner", "scope", "jti", "iat", "exp", "clinician_id", "act"}
+    known = {"iss", "aud", "sub", "client_id", "partner", "scope", "jti", "iat", "exp", "act", *PERSONAL}
     _expect(set(claims) <= known and all(isinstance(claims.get(c), str) for c in ("sub", "client_id", "partner", "scope", "jti")))
-    clinician = claims.get("clinician_id")
-    _expect(clinician is None or isinstance(clinician, str))
+    personal = {name: claims[name] for name in PERSONAL if claims.get(name) is not None}
+    _expect(all(isinstance(value, str) for value in personal.values()))
+    _expect(not {"clinician_id", "patient_id"} <= set(personal) and (set(personal) != {"device_id"}))
     try:
-        person = None if clinician is None else UUID(clinician)
+        person = {name: UUID(value) for name, value in personal.items()}
         partner = UUID(claims["partner"])
     except ValueError:
         raise TokenRefused from None
-    return Caller(partner, claims["client_id"], frozenset(claims["scope"].split()), claims["jti"], claims["exp"], person)
+    return Caller(partner, claims["client_id"], frozenset(claims["scope"].split()), claims["jti"], claims["exp"], **person)
 
 
 def claimed_client(assertion: str) -> str:

@@ -41,6 +41,7 @@ class Access:
     patient_id: UUID | None
     episode_id: UUID | None
     resources: Sequence[str]
+    device_id: UUID | None = None
 
     def row(self) -> dict[str, Any]:
         """Return the access as a row. Long lists of resources are cut, and say how many there were."""
@@ -62,6 +63,7 @@ class Access:
             "episode_id": self.episode_id,
             "resources": listed,
             "sealed_by": None,
+            "device_id": self.device_id,
         }
 
 

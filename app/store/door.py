@@ -12,7 +12,7 @@ from uuid_utils.compat import uuid7
 from app.store.database import Connection, Row
 from app.store.rows import own
 from app.store.tables.door import client, client_key, client_secret, partner, partner_setting, revocation, signing_key, used_assertion
-from app.store.tables.people import clinician
+from app.store.tables.people import clinician, patient
 from app.store.tables.record import change_clock
 
 
@@ -122,3 +122,8 @@ async def retire_signing_keys(connection: Connection, except_kid: str, until: da
 async def clinician_is_active(connection: Connection, clinician_id: UUID) -> bool:
     """Tell whether a clinician exists in the partner and is active."""
     return bool(await connection.value(sa.select(clinician.c.active).where(own(connection, clinician), clinician.c.id == clinician_id)))
+
+
+async def patient_is_there(connection: Connection, patient_id: UUID) -> bool:
+    """Tell whether a patient exists in the partner."""
+    return await connection.value(sa.select(patient.c.id).where(own(connection, patient), patient.c.id == patient_id)) is not None

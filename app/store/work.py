@@ -197,5 +197,5 @@ def _conditions(table: sa.Table, filters: Mapping[str, Any]) -> list[sa.ColumnEl
             found += [column >= value[0]] if value[0] is not None else []
             found += [column <= value[1]] if value[1] is not None else []
         elif value is not None:
-            found.append(column == value)
+            found.append(column.in_(value) if isinstance(value, list) else column == value)
     return found

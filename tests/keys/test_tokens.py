@@ -71,7 +71,7 @@ def read(token):
 
 def test_a_minted_token_reads_back_as_its_caller():
     assert read(mint(KEY, ISSUER, CALLER, NOW)) == CALLER
-    person = new_caller(PARTNER, CALLER.client_id, ["risk:write"], NOW, uuid4())
+    person = new_caller(PARTNER, CALLER.client_id, ["risk:write"], NOW, clinician_id=uuid4(), device_id=uuid4())
     token = mint(KEY, ISSUER, person, NOW)
     assert read(token) == person
     claims = json.loads(base64.urlsafe_b64decode(token.split(".")[1] + "=="))

@@ -29,7 +29,7 @@ revocation = sa.Table(
     "revocation",
     metadata,
     sa.Column("id", sa.Uuid, primary_key=True),
-    *code("kind", ("client", "clinician", "token")),
+    *code("kind", ("client", "clinician", "patient", "device", "token")),
     text("value"),
     moment("revoked_at"),
     moment("expires_at", nullable=True),

@@ -1,6 +1,6 @@
 """All tables, imported in one place so that the metadata is whole."""
 
-from app.store.tables import caseload, door, groups, inventory, people, record, work, workflow
+from app.store.tables import caseload, door, groups, inventory, people, record, sync, webhooks, work, workflow
 from app.store.tables.frame import SHARED_TABLES, metadata
 
-__all__ = ["SHARED_TABLES", "caseload", "door", "groups", "inventory", "metadata", "people", "record", "work", "workflow"]
+__all__ = ["SHARED_TABLES", "caseload", "door", "groups", "inventory", "metadata", "people", "record", "sync", "webhooks", "work", "workflow"]

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from app.store.tables.frame import document, moment, partner_table, text
+from app.store.tables.frame import document, moment, partner_table, points_to, text
 
 change_clock = partner_table(
     "change_clock",
@@ -30,8 +30,11 @@ change = partner_table(
     text("client_id"),
     sa.Column("mutation_id", sa.Uuid, nullable=True),
     sa.Column("state", sa.LargeBinary, nullable=True),
+    points_to("audience"),
     sa.Index(None, "partner_id", "entity", "entity_id", "version"),
     sa.Index(None, "partner_id", "episode_id", "seq"),
+    sa.Index(None, "partner_id", "patient_id", "seq"),
+    sa.Index("ix_change_audience", "partner_id", "audience", "seq", postgresql_where=sa.text("audience IS NOT NULL")),
     key=("seq",),
 )
 
@@ -50,6 +53,7 @@ audit_event = partner_table(
     sa.Column("episode_id", sa.Uuid, nullable=True),
     document("resources"),
     sa.Column("sealed_by", sa.BigInteger, nullable=True),
+    points_to("device_id"),
     sa.Index(None, "partner_id", "patient_id", "at"),
     sa.Index(None, "partner_id", "sealed_by", "at"),
 )

@@ -1,0 +1,66 @@
+"""Which kinds of rows are synchronised, under which scope each is read, and how a state of the feed looks on the wire."""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import TIMESTAMP
+
+from app.actions.records import wire_of
+from app.keys.tokens import Caller
+from app.store.tables.every import metadata
+
+SCOPES_OF_ENTITIES = {
+    "patients:read": ("patient",),
+    "consents:read": ("consent",),
+    "episodes:read": ("episode", "care_team", "contract", "phase_task", "phase_transition", "status_change", "medication"),
+    "inventory:read": ("relationship", "life_event", "problem", "goal"),
+    "classification:read": ("indicator_set", "indicator_proposal", "classification", "focus", "focus_area", "formulation"),
+    "sessions:read": ("session", "addendum", "change_attempt", "analysis", "homework"),
+    "sync": ("sync_conflict",),
+    "assessments:read": ("assessment", "assessment_request"),
+    "risk:read": ("risk_alert",),
+    "termination:read": ("termination", "early_ending", "follow_up"),
+    "groups:read": ("group_member",),
+    "notes:read": ("session_note",),
+}
+SCOPE_OF = {entity: scope for scope, entities in SCOPES_OF_ENTITIES.items() for entity in entities}
+FOR_PATIENTS = ("assessment", "assessment_request", "homework")
+ANSWERED_BY_PATIENT = {"patient", "clinician_read_aloud"}
+SEEN_ROW_BY_ROW = {"addendum", "sync_conflict"}  # for a clinician; a patient's rows are all looked at one by one
+NEVER_ON_THE_WIRE = {"deleted_at"}
+
+
+def entities_for(scopes: frozenset[str], *, patient: bool) -> tuple[str, ...]:
+    """Return the kinds of rows that a token with these scopes may synchronise."""
+    return tuple(e for e, scope in SCOPE_OF.items() if scope in scopes and (not patient or e in FOR_PATIENTS))
+
+
+def table_of(entity: str) -> sa.Table:
+    """Return the table of a kind of row."""
+    return metadata.tables[entity]
+
+
+def is_shown(caller: Caller, entity: str, state: Mapping[str, Any]) -> bool:
+    """Tell whether a person sees a row of a kind that they may synchronise.
+
+    A patient sees what they answered or are asked to answer themselves, not what others say about them. What is said about a
+    note, and an edit that was kept, need the scope of what they are about.
+    """
+    if caller.patient_id is not None:
+        return entity == "homework" or state.get("respondent") in ANSWERED_BY_PATIENT
+    if entity == "addendum":
+        return state.get("subject") != "note" or "notes:read" in caller.scopes
+    return entity != "sync_conflict" or SCOPE_OF.get(str(state.get("entity"))) in caller.scopes
+
+
+def on_the_wire(entity: str, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a state of the feed as HTTP shows the same row: every column there, moments in UTC with milliseconds."""
+    columns = {str(c.name): c for c in table_of(entity).c if c.name not in {"partner_id", "sealed", *NEVER_ON_THE_WIRE}}
+    whole = dict.fromkeys(columns) | {name: value for name, value in state.items() if name not in NEVER_ON_THE_WIRE}
+    for name, column in columns.items():
+        moment = whole[name]
+        if isinstance(column.type, TIMESTAMP) and isinstance(moment, str):
+            whole[name] = wire_of(datetime.fromisoformat(moment))
+    return whole
