@@ -6,6 +6,7 @@ STAMP := .venv/.locked
 DEV_STAMP := .venv/.locked-dev
 COMPILE := .venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate --upgrade --python-version 3.11
 NODE_STAMP := tests/clients/typescript/node_modules/.locked
+MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-15 test-18 check lint types floors bench-rules openapi lock clean
@@ -19,13 +20,13 @@ run: $(STAMP) ## Serve the API with a sandbox partner; sets everything up the fi
 demo: $(STAMP) ## Play a whole course live over HTTP (starts the service if it does not run)
 	@$(PY) -m app.cli demo
 
-test: $(DEV_STAMP) $(NODE_STAMP) ## Set up and pass all tests, on the PostgreSQL at hand (the system's, else the wheel's)
+test: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## Set up and pass all tests, on the PostgreSQL at hand (the system's, else the wheel's)
 	$(PY) -m pytest
 
-test-15: $(DEV_STAMP) $(NODE_STAMP) ## All tests on the system's PostgreSQL
+test-15: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## All tests on the system's PostgreSQL
 	IPT_POSTGRES=system $(PY) -m pytest
 
-test-18: $(DEV_STAMP) $(NODE_STAMP) ## All tests on the wheel's PostgreSQL 18
+test-18: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## All tests on the wheel's PostgreSQL 18
 	IPT_POSTGRES=wheel $(PY) -m pytest
 
 check: lint types floors test ## Exactly what CI runs
@@ -56,7 +57,7 @@ lock: | .venv/bin/python ## Resolve the dependencies anew into the hashed lock f
 
 clean: ## Remove the environment and the sandbox's data
 	@case "$$(cat var/database-folder 2>/dev/null)" in /var/lib/ipt/home-*) rm -rf "$$(cat var/database-folder)";; esac
-	rm -rf .venv var build tests/clients/typescript/node_modules
+	rm -rf .venv var build tests/clients/typescript/node_modules tests/clients/mobile/node_modules
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -75,7 +76,7 @@ $(DEV_STAMP): requirements-dev.lock | $(STAMP)
 	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	@touch $@
 
-$(NODE_STAMP): tests/clients/typescript/package-lock.json | $(DEV_STAMP)
+$(NODE_STAMP) $(MOBILE_STAMP): tests/clients/%/node_modules/.locked: tests/clients/%/package-lock.json | $(DEV_STAMP)
 	@command -v npm >/dev/null 2>&1 || $(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-node.lock
-	@cd tests/clients/typescript && PATH="$$PATH:$(CURDIR)/.venv/bin" npm ci --silent --no-audit --no-fund
+	@cd $(dir $<) && PATH="$$PATH:$(CURDIR)/.venv/bin" npm ci --silent --no-audit --no-fund
 	@touch $@

@@ -9,6 +9,8 @@ from app.api.caseload import ProtocolIn
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 CLINICIAN = "urn:ipt:params:oauth:token-type:clinician"
+PATIENT = "urn:ipt:params:oauth:token-type:patient"
+DEVICE = "urn:ipt:params:oauth:token-type:device"
 PHQ9 = {str(n): 1 for n in range(1, 9)} | {"9": 0}
 GAD7 = {str(n): 1 for n in range(1, 8)}
 
@@ -54,6 +56,11 @@ class Partner:
 
     def clinician_token(self, clinician_id, **more):
         return self.new_token(grant_type=EXCHANGE, subject_token=clinician_id, subject_token_type=CLINICIAN, **more)["access_token"]
+
+    def device_token(self, person_id, device_id, *, kind=CLINICIAN, **more):
+        return self.new_token(
+            grant_type=EXCHANGE, subject_token=person_id, subject_token_type=kind, actor_token=device_id, actor_token_type=DEVICE, **more
+        )["access_token"]
 
     def send(self, method, path, body=None, *, token=None, **headers):
         extra = {"Authorization": f"Bearer {token or self.token}"} | {k.replace("_", "-"): v for k, v in headers.items()}
@@ -136,6 +143,49 @@ class Partner:
             "assessments": [{"instrument": "PHQ-9", "answers": PHQ9, "answered_at": now(days=60)}],
             **fields,
         }
+
+
+class Device:
+    """A phone with a copy of its own: what it pulls, what it has not sent yet. It speaks the native routes."""
+
+    def __init__(self, partner, person_id, *, kind=CLINICIAN, device_id=None, **more):
+        self.partner, self.person_id, self.kind, self.more = partner, person_id, kind, more
+        self.id = device_id or str(uuid4())
+        self.token = partner.device_token(person_id, self.id, kind=kind, **more)
+        self.rows, self.cursor = {}, 0
+
+    def get(self, path, **options):
+        return self.partner.get(path, token=self.token, **options)
+
+    def pull(self, limit=200):
+        until = ""
+        while True:
+            page = self.get(f"/v1/sync/pull?since={self.cursor}&limit={limit}{until}")
+            for change in page["changes"]:
+                self.take(change)
+            self.cursor = page["next"]
+            if not page["has_more"]:
+                return self
+            until = f"&until={page['until']}"
+
+    def take(self, change):
+        key = change["entity"], change["id"]
+        if change["op"] != "upsert":
+            self.rows.pop(key, None)
+        elif self.rows.get(key, {"version": 0})["version"] <= change["version"]:
+            self.rows[key] = change["data"]
+
+    def of(self, entity):
+        return {row_id: row for (kind, row_id), row in self.rows.items() if kind == entity}
+
+    def push(self, *mutations, **more):
+        body = {"client_id": self.id, "mutations": list(mutations), **more}
+        return self.partner.post("/v1/sync/push", body, token=self.token)["results"]
+
+
+def mutation(entity, op, row_id=None, base=None, mutation_id=None, **fields):
+    made = {"mutation_id": mutation_id or str(uuid4()), "entity": entity, "id": row_id or str(uuid4()), "op": op, "fields": fields}
+    return made if base is None else made | {"base_version": base}
 
 
 class Episode:

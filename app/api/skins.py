@@ -24,6 +24,7 @@ from app.store.feed import version_at, where_it_stands
 router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
 
 MOST_ROWS = 1_000
+MOST_AT_ONCE = 500  # WatermelonDB sends everything that is marked in one request
 MARKS = ("_deleted", "_status", "_changed")
 MILLISECONDS = ("created_at", "updated_at")
 Collection = Annotated[str, Path(max_length=60, pattern=r"^[a-z_]+$")]
@@ -162,9 +163,9 @@ class WatermelonPushed(Out):
 class WatermelonTable(Out):
     """The changes of one table."""
 
-    created: Annotated[list[dict[str, Any]], Field(max_length=MOST_ROWS)] = []
-    updated: Annotated[list[dict[str, Any]], Field(max_length=MOST_ROWS)] = []
-    deleted: Annotated[list[str], Field(max_length=MOST_ROWS)] = []
+    created: list[dict[str, Any]] = []
+    updated: list[dict[str, Any]] = []
+    deleted: list[str] = []
 
 
 @router.post("/watermelon", response_model=WatermelonPushed)
@@ -173,19 +174,22 @@ async def push_from_watermelon(
 ) -> dict[str, Any]:
     """Take the changes of WatermelonDB's pushChanges. `version` in a row is what its edit is based on; `_changed` names what was edited.
 
-    What was not taken as it came is kept as a conflict, and the row is sent again with the next pull.
+    What was not taken as it came is kept as a conflict, and the row is sent again with the next pull. Of more than 500 rows the rest
+    comes back in `experimentalRejectedIds`: it stays marked and is sent with the next synchronisation.
     """
     await scope_of(call.visit, tuple(t for t in changes if t) or None)
     read: list[Mutation | None] = []
     rejected: dict[str, list[str]] = {}
-    for table, sent in changes.items():
-        for raw in (*sent.created, *sent.updated):
-            row_id = _row_id(raw.get("id"))
-            if row_id is None:
-                rejected.setdefault(table, []).append(str(raw.get("id")))
-            else:
-                read.append(await _from_watermelon(call.visit, table, row_id, raw))
-        read += [await _deleted(call.visit, table, row_id, last_pulled_at) for text in sent.deleted if (row_id := _row_id(text)) is not None]
+    rows = [(table, raw, str(raw.get("id"))) for table, sent in changes.items() for raw in (*sent.created, *sent.updated)]
+    rows += [(table, None, text) for table, sent in changes.items() for text in sent.deleted]
+    for number, (table, raw, text) in enumerate(rows):
+        row_id = _row_id(text)
+        if row_id is None or number >= MOST_AT_ONCE:  # what is too much for one request stays marked on the device, and comes again
+            rejected.setdefault(table, []).append(text)
+        elif raw is None:
+            read.append(await _deleted(call.visit, table, row_id, last_pulled_at))
+        else:
+            read.append(await _from_watermelon(call.visit, table, row_id, raw))
     results = await push(call.visit, [m for m in read if m is not None], of_replica=True)
     for result in results:
         if not result.wrote:
