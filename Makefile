@@ -9,7 +9,7 @@ NODE_STAMP := tests/clients/typescript/node_modules/.locked
 MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-15 test-18 check lint types floors bench-rules openapi lock clean
+.PHONY: help run demo test test-15 test-18 check lint types floors bench-rules soak-feed openapi lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -42,6 +42,9 @@ types: $(DEV_STAMP)
 
 floors: $(DEV_STAMP)
 	PYTHONPATH=. .venv/bin/lint-imports --no-cache
+
+soak-feed: $(DEV_STAMP) ## 16 writers with polling readers, and 100 kills between COMMIT and reply, at full size
+	IPT_SOAK_WRITES=10240 IPT_SOAK_KILLS=100 $(PY) -m pytest -n 0 tests/sync/test_storms.py
 
 bench-rules: $(DEV_STAMP) ## Time the pure rules against their aim
 	$(PY) -m bench.rules

@@ -62,7 +62,7 @@ def _message(visit: Visit, endpoint: Row, delivery: Row, epoch: int, secrets: li
     if cursor is not None:
         data = {"seq": cursor, "entity": delivery["entity"], "entity_id": delivery["entity_id"], "version": delivery["entity_version"]}
         data |= {"patient_id": delivery["patient_id"], "episode_id": delivery["episode_id"]}
-    body = orjson.dumps({"id": message_id, "type": delivery["type"], "timestamp": wire_of(delivery["happened_at"]), "data": data})
+    body = orjson.dumps({"id": message_id, "type": delivery["type"], "timestamp": wire_of(delivery["happened_at"]), "data": data}, default=str)
     headers = signed_headers(message_id, int(visit.now.timestamp()), body, secrets)
     return Message(visit.caller.partner_id, endpoint, delivery, headers, body)
 

@@ -19,7 +19,7 @@ from app.store.rows import own
 from app.store.tables.record import change, change_clock
 from app.store.tables.webhooks import webhook_delivery, webhook_endpoint, webhook_position, webhook_secret
 
-LEASE = timedelta(seconds=60)  # four times as long as an attempt may take
+LEASE = timedelta(seconds=30)  # twice as long as an attempt may take; an alert that a dead worker had claimed still comes within a minute
 MOST_WAITING = 1_000
 MOST_AT_ONCE = 500
 ATTEMPTS_LOGGED = 30

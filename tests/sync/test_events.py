@@ -1,0 +1,624 @@
+"""Events and webhooks: replayed by cursor, signed, delivered at least once, never to where they must not go."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from uuid import UUID, uuid4
+
+import pytest
+import sqlalchemy as sa
+import standardwebhooks
+
+from app.domain.webhooks import GIVE_UP_AFTER, STEPS, URGENT_STEPS, wait_before
+from app.keys.cipher import read_key_ring
+from app.outbound.guarded import AddressRefused, NoAnswer, Outbound, check_public, checked_url
+from app.store.database import Database, clock
+from app.store.tables.webhooks import webhook_delivery
+from app.worker import Deliveries
+from tests.driver import PHQ9, Device, mutation
+
+
+class Receiver(ThreadingHTTPServer):
+    """A vendor's receiver that can be down, slow, or lie."""
+
+    daemon_threads = True
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.got, self.behave, self.lock = [], lambda _: 200, threading.Lock()
+        self.address = f"http://127.0.0.1:{self.server_address[1]}/hooks"
+        self.host = f"127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def types(self):
+        return [json.loads(body)["type"] for _, body in self.got]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status = self.server.behave(json.loads(body))
+        if status is None:
+            self.close_connection = True
+            return
+        with self.server.lock:
+            if 200 <= status < 300:
+                self.server.got.append((dict(self.headers.items()), body))
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def receiver():
+    running = Receiver()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def worker(service, on_database, receiver):
+    """Rounds of the worker's deliveries at moments that the test chooses."""
+    ring = read_key_ring(service.settings.keys_path)
+
+    def rounds(number=1, later=timedelta(0), allowed=None, within=15.0):
+        async def job(database: Database):
+            moment = clock(lambda: datetime.now(UTC) + later)
+            outbound = Outbound((receiver.host,) if allowed is None else allowed, within)
+            deliveries = Deliveries(database, ring, outbound, lambda: moment)
+            taken = 0
+            for _ in range(number):
+                taken += await deliveries.take(moment)
+                await deliveries.settled()
+            await deliveries.close()
+            return taken
+
+        return on_database(job, "ipt_worker")
+
+    return rounds
+
+
+@pytest.fixture
+def hook(partner, receiver, service):
+    """Register the receiver as an endpoint of the partner; returns the endpoint with its secret."""
+    house = service.house
+    allowed = house.allowed_hosts
+
+    def register(types=("*",), url=None, **more):
+        object.__setattr__(house, "allowed_hosts", (*house.allowed_hosts, receiver.host))
+        return partner.post("/v1/webhook-endpoints", {"url": url or receiver.address, "event_types": list(types), **more})
+
+    yield register
+    object.__setattr__(house, "allowed_hosts", allowed)
+
+
+def events(partner, **query):
+    found, since = [], 0
+    while True:
+        page = partner.get(f"/v1/events?since={since}&limit=7" + "".join(f"&{k}={v}" for k, v in query.items()))
+        found += page["events"]
+        since = page["next"]
+        if not page["has_more"]:
+            return found
+
+
+def deliveries_of(partner, endpoint, **query):
+    return partner.get(f"/v1/webhook-endpoints/{endpoint['id']}/deliveries?limit=200" + "".join(f"&{k}={v}" for k, v in query.items()))["items"]
+
+
+def test_events_replay_every_write_in_order_with_ids_and_nothing_else(partner):
+    episode = partner.add_episode()
+    person = episode.add_relationship(label="aunt", expects_of_other="a secret wish")
+    partner.patch(f"{episode.path}/relationships/{person['id']}", {"confiding": 2}, '"1.1"')
+    partner.send("DELETE", f"{episode.path}/relationships/{person['id']}", If_Match='"2.1"')
+    found = events(partner)
+    assert [e["seq"] for e in found] == sorted({e["seq"] for e in found})
+    mine = [(e["type"], e["version"]) for e in found if e["entity_id"] == person["id"]]
+    assert mine == [("relationship.created", 1), ("relationship.updated", 2), ("relationship.deleted", 3)]
+    assert "aunt" not in json.dumps(found)
+    assert "secret wish" not in json.dumps(found)
+    assert set(found[-1]) == {
+        "id", "type", "seq", "at", "entity", "entity_id", "version", "patient_id", "episode_id", "actor", "mutation_id",
+    }  # fmt: skip
+    assert {e["type"] for e in events(partner, types="relationship.*")} == {f"relationship.{v}" for v in ("created", "updated", "deleted")}
+    assert {e["type"] for e in events(partner, types="relationship.created,episode.created")} == {"relationship.created", "episode.created"}
+    other = partner.add_episode()
+    assert {e["episode_id"] for e in events(partner, episode_id=other.id)} == {other.id}
+    assert {e["patient_id"] for e in events(partner, patient_id=other.patient_id)} == {other.patient_id}
+    unknown = partner.send("GET", "/v1/events?types=surprise.created")
+    assert (unknown.status_code, unknown.json()["type"]) == (422, "/problems/event-type-unknown")
+
+
+def test_events_are_the_partners_own_and_tell_of_devices_mutations(partner, other_partner):
+    episode = partner.add_episode()
+    device = Device(partner, episode.lead)
+    sent = mutation("goal", "create", episode_id=episode.id, text="x", term="short")
+    device.push(sent)
+    assert [e["mutation_id"] for e in events(partner, types="goal.created")] == [sent["mutation_id"]]
+    assert events(other_partner) == []
+    assert partner.send("GET", "/v1/events", token=device.token).status_code == 403
+    assert not [e for e in events(partner) if e["type"].split(".")[1] not in {"created", "updated", "deleted"}]
+
+
+def test_a_delivery_is_thin_signed_by_the_standard_and_told_once(partner, hook, receiver, worker):
+    endpoint = hook()
+    episode = partner.add_episode()
+    episode.add_relationship(label="aunt")
+    worker(3)
+    verifier = standardwebhooks.Webhook(endpoint["secret"])
+    bodies = [verifier.verify(body, headers) for headers, body in receiver.got]
+    told = [e for e in events(partner) if e["entity"] != "webhook_endpoint"]
+    assert {b["data"]["seq"] for b in bodies} >= {e["seq"] for e in told}
+    assert {(b["id"], b["type"]) for b in bodies} >= {(e["id"], e["type"]) for e in told}
+    assert [h["webhook-id"] for h, _ in receiver.got] == [b["id"] for b in bodies]
+    assert set(bodies[-1]) == {"id", "type", "timestamp", "data"}
+    assert set(bodies[-1]["data"]) == {"seq", "entity", "entity_id", "version", "patient_id", "episode_id"}
+    assert "aunt" not in str(receiver.got)
+    assert len({b["id"] for b in bodies}) == len(bodies)
+    number = len(receiver.got)
+    worker(2)
+    assert len(receiver.got) == number
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        verifier.verify(receiver.got[0][1] + b" ", receiver.got[0][0])
+
+
+def test_only_the_wanted_types_are_told(partner, hook, receiver, worker):
+    hook(["relationship.created", "session.*"])
+    episode = partner.add_episode()
+    episode.add_relationship()
+    episode.hold()
+    worker(2)
+    assert sorted(receiver.types()) == ["relationship.created", "session.created"]
+
+
+def test_a_rotated_secret_signs_beside_the_old_one_until_the_overlap_is_over(partner, hook, receiver, worker):
+    endpoint = hook()
+    key = str(uuid4())
+    rotated = partner.post(f"/v1/webhook-endpoints/{endpoint['id']}/secret-rotation", {"overlap_seconds": 3600}, Idempotency_Key=key)
+    assert rotated["secret"] != endpoint["secret"]
+    again = partner.post(f"/v1/webhook-endpoints/{endpoint['id']}/secret-rotation", {"overlap_seconds": 3600}, Idempotency_Key=key)
+    assert again["secret"] is None
+    partner.add_patient()
+    worker()
+    headers, body = receiver.got[-1]
+    assert len(headers["webhook-signature"].split()) == 2
+    for secret in (endpoint["secret"], rotated["secret"]):
+        standardwebhooks.Webhook(secret).verify(body, headers)
+    receiver.got.clear()
+    partner.add_patient()
+    worker(later=timedelta(hours=2))
+    headers, body = receiver.got[-1]
+    assert len(headers["webhook-signature"].split()) == 1
+
+
+def test_secrets_stand_nowhere_in_clear(partner, hook, on_database):
+    key = str(uuid4())
+    endpoint = hook()
+    again = partner.post("/v1/webhook-endpoints", {"url": endpoint["url"], "event_types": ["*"]}, Idempotency_Key=key)
+    repeat = partner.post("/v1/webhook-endpoints", {"url": endpoint["url"], "event_types": ["*"]}, Idempotency_Key=key)
+    assert (repeat["id"], repeat["secret"]) == (again["id"], None)
+    assert again["secret"].startswith("whsec_")
+    path = f"/v1/webhook-endpoints/{endpoint['id']}"
+    for where in (path, "/v1/webhook-endpoints", f"{path}/history"):
+        assert "secret" not in json.dumps(partner.get(where)).replace("webhook_secret", "")
+
+    async def job(database: Database):
+        async with database.transaction(UUID(partner.partner_id)) as connection:
+            return [r["whole"] for r in await connection.rows(sa.text("SELECT s::text AS whole FROM webhook_secret s"))]
+
+    assert endpoint["secret"].removeprefix("whsec_") not in str(on_database(job))
+
+
+def test_a_receiver_that_was_down_slow_or_lying_gets_everything_once_it_is_back(partner, hook, receiver, worker):
+    endpoint = hook(["goal.created"])
+    episode = partner.add_episode()
+    goals = [partner.post(f"{episode.path}/goals", {"text": f"x{n}"})["id"] for n in range(25)]
+    troubles = iter([500, 302, None, 404, 307, 503])
+    receiver.behave = lambda _: next(troubles, 500)
+    later = timedelta(0)
+    for _ in range(8):
+        worker(later=later)
+        later += timedelta(hours=2)
+    assert receiver.got == []
+    shown = partner.get(f"/v1/webhook-endpoints/{endpoint['id']}")
+    assert shown["failing_since"]
+    assert shown["waiting"] == 25
+    log = [entry for d in deliveries_of(partner, endpoint) for entry in d["log"]]
+    assert {entry["status"] for entry in log} >= {500, 302, 404, None}
+    receiver.behave = lambda _: 200
+    worker(6, later=later + timedelta(hours=9))
+    assert sorted(json.loads(b)["data"]["entity_id"] for _, b in receiver.got) == sorted(goals)
+    shown = partner.get(f"/v1/webhook-endpoints/{endpoint['id']}")
+    assert (shown["failing_since"], shown["waiting"], shown["given_up"]) == (None, 0, 0)
+
+
+def test_a_slow_receiver_is_left_after_the_deadline(partner, hook, receiver, worker):
+    endpoint = hook(["patient.created"])
+    partner.add_patient()
+    receiver.behave = lambda _: time.sleep(3) or 200
+    started = time.monotonic()
+    worker(within=0.5)
+    assert time.monotonic() - started < 2.5
+    assert deliveries_of(partner, endpoint)[0]["last_error"]
+
+
+def test_after_72_hours_a_delivery_is_a_dead_letter_that_can_be_sent_again(partner, hook, receiver, worker):
+    endpoint = hook(["patient.created"])
+    start = partner.get("/v1/events?limit=1000")["next"]
+    partner.add_patient()
+    receiver.behave = lambda _: 500
+    worker()
+    worker(later=timedelta(hours=71, minutes=59))
+    assert [d["status"] for d in deliveries_of(partner, endpoint)] == ["pending"]
+    worker(later=timedelta(hours=72, minutes=1))
+    assert [d["status"] for d in deliveries_of(partner, endpoint)] == ["dead"]
+    assert partner.get(f"/v1/webhook-endpoints/{endpoint['id']}")["given_up"] == 1
+    assert deliveries_of(partner, endpoint, status="dead")[0]["attempts"] == 3
+    receiver.behave = lambda _: 200
+    worker()
+    assert receiver.got == []
+    partner.post(f"/v1/webhook-endpoints/{endpoint['id']}/resend", {"since": start})
+    worker()
+    assert receiver.types() == ["patient.created"]
+    partner.post(f"/v1/webhook-endpoints/{endpoint['id']}/resend", {"since": start})
+    worker()
+    assert [h["webhook-id"] for h, _ in receiver.got] == [receiver.got[0][0]["webhook-id"]] * 2
+
+
+def test_an_endpoint_is_switched_off_after_long_failure_with_notice_and_told_the_rest_when_it_is_enabled(partner, hook, receiver, worker):
+    endpoint = hook(["patient.created"])
+    other = hook(["webhook_endpoint.updated"], url=receiver.address + "?other")
+    partner.add_patient()
+    receiver.behave = lambda body: 500 if body["type"] == "patient.created" else 200
+    worker()
+    partner.add_patient()
+    worker(later=timedelta(hours=121))
+    shown = partner.get(f"/v1/webhook-endpoints/{endpoint['id']}")
+    assert (shown["status"], shown["disabled_because"]) == ("disabled", "failing")
+    worker(2)
+    notices = [json.loads(b) for _, b in receiver.got]
+    assert [n["data"]["entity_id"] for n in notices] == [endpoint["id"]]
+    assert [e["actor"] for e in events(partner, types="webhook_endpoint.updated")][-1].endswith(".worker")
+    partner.add_patient()
+    receiver.behave = lambda _: 200
+    worker(2)
+    assert "patient.created" not in receiver.types()
+    refused = partner.send("POST", f"/v1/webhook-endpoints/{endpoint['id']}/ping", {})
+    assert refused.json()["type"] == "/problems/endpoint-off"
+    partner.patch(f"/v1/webhook-endpoints/{endpoint['id']}", {"status": "enabled"}, f'"{shown["version"]}.1"')
+    worker(3, later=timedelta(hours=200))
+    assert receiver.types().count("patient.created") >= 2
+    assert partner.get(f"/v1/webhook-endpoints/{other['id']}")["status"] == "enabled"
+
+
+def test_an_endpoint_that_says_it_is_gone_is_switched_off_at_once(partner, hook, receiver, worker):
+    endpoint = hook(["patient.created"])
+    partner.add_patient()
+    receiver.behave = lambda _: 410
+    worker()
+    shown = partner.get(f"/v1/webhook-endpoints/{endpoint['id']}")
+    assert (shown["status"], shown["disabled_because"]) == ("disabled", "gone")
+
+
+def test_a_paused_endpoint_is_told_afterwards_what_was_written_meanwhile(partner, hook, receiver, worker):
+    endpoint = hook(["patient.created"])
+    partner.patch(f"/v1/webhook-endpoints/{endpoint['id']}", {"status": "paused"}, '"1.1"')
+    partner.add_patient()
+    worker(2)
+    assert receiver.got == []
+    partner.patch(f"/v1/webhook-endpoints/{endpoint['id']}", {"status": "enabled"}, '"2.1"')
+    worker(2)
+    assert receiver.types() == ["patient.created"]
+
+
+def test_a_ping_is_delivered_and_logged(partner, hook, receiver, worker):
+    endpoint = hook(["session.created"])
+    sent = partner.post(f"/v1/webhook-endpoints/{endpoint['id']}/ping", {})
+    worker()
+    headers, body = receiver.got[0]
+    assert standardwebhooks.Webhook(endpoint["secret"]).verify(body, headers)["type"] == "ping"
+    assert [(d["id"], d["status"], d["last_status"]) for d in deliveries_of(partner, endpoint)] == [(sent["delivery_id"], "delivered", 200)]
+
+
+def test_a_risk_alert_is_told_first_whatever_the_backlog_and_however_slow_the_receiver(partner, hook, receiver, worker, on_database):
+    hook(["*"])
+    episode = partner.add_episode()
+    device = Device(partner, episode.lead)
+    for _ in range(15):
+        device.push(*[mutation("goal", "create", episode_id=episode.id, text="x", term="short") for _ in range(100)])
+    receiver.behave = lambda body: 200 if body["type"].startswith("risk_alert") else 503
+    worker(3)
+    raised = time.monotonic()
+    alert = episode.assess({**PHQ9, "9": 2}, days=0)["risk_alert"]
+    worker(1)
+    assert [json.loads(b)["data"]["entity_id"] for _, b in receiver.got] == [alert["id"]]
+    assert time.monotonic() - raised < 60
+
+    async def job(database: Database):
+        async with database.transaction(UUID(partner.partner_id)) as connection:
+            return await connection.value(
+                sa.select(sa.func.count()).where(webhook_delivery.c.partner_id == connection.partner_id, webhook_delivery.c.status == "pending")
+            )
+
+    assert 900 <= on_database(job) <= 1000  # the rest waits in the feed
+
+
+def test_retries_are_spread_and_end_at_72_hours_and_alerts_are_tried_every_half_minute():
+    waits = [wait_before(n, urgent=False, waited=timedelta(0), jitter=1).total_seconds() for n in range(1, 30)]
+    assert waits[: len(STEPS)] == [s.total_seconds() for s in STEPS]
+    assert waits == sorted(waits)
+    assert wait_before(3, urgent=False, waited=timedelta(0), jitter=0) == STEPS[2] / 2
+    assert max(URGENT_STEPS) <= timedelta(seconds=30)
+    assert wait_before(50, urgent=True, waited=timedelta(minutes=59), jitter=1) <= timedelta(seconds=30)
+    assert wait_before(50, urgent=True, waited=timedelta(hours=2), jitter=1) == STEPS[-1]
+    assert GIVE_UP_AFTER == timedelta(hours=72)
+
+
+BAD = [
+    "ftp://example.com/", "http://example.com/", "https://user:pw@example.com/", "https://example.com/#x", "https://localhost/", "https://intranet/",
+    "https://127.0.0.1/", "https://127.1/", "https://2130706433/", "https://0x7f.0.0.1/", "https://0177.0.0.1/", "https://[::1]/", "https://[::]/",
+    "https://0.0.0.0/", "https://10.0.0.1/", "https://172.16.0.1/", "https://192.168.1.1/", "https://169.254.169.254/latest/meta-data",
+    "https://100.64.0.1/", "https://[fe80::1]/", "https://[fc00::1]/", "https://[::ffff:127.0.0.1]/", "https://[::ffff:7f00:1]/",
+    "https://[64:ff9b::7f00:1]/", "https://[2002:7f00:1::]/", "https://[fd00:ec2::254]/", "https://224.0.0.1/", "https://255.255.255.255/",
+    "https://exam ple.com/", "https://example.com:99999/", "https:///x", "x", "https://münchen.de/", "https://192.0.2.1/", "https://[ff02::1]/",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("url", BAD)
+def test_addresses_that_must_not_be_called_are_refused_when_they_are_registered(partner, url):
+    with pytest.raises(AddressRefused):
+        checked_url(url)
+    answer = partner.send("POST", "/v1/webhook-endpoints", {"url": url, "event_types": ["*"]})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "/url"
+
+
+def test_public_addresses_are_taken():
+    for url in ("https://hooks.example.com/x?y=1", "https://8.8.8.8/", "https://[2606:4700::1111]:8443/", "https://xn--mnchen-3ya.de/"):
+        assert checked_url(url).hostname
+    for address in ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"):
+        check_public(address)
+    assert checked_url("http://127.0.0.1:8080/x", ["127.0.0.1:8080"]).port == 8080
+    with pytest.raises(AddressRefused):
+        checked_url("http://127.0.0.1:8081/x", ["127.0.0.1:8080"])
+
+
+def test_a_name_that_turns_private_after_it_was_registered_is_not_called(receiver, monkeypatch):
+    """DNS rebinding: whatever a name resolves to at the moment of the call is judged, all of it, and that very address is called."""
+    answers = {"private.example.com": ["127.0.0.1"], "mixed.example.com": ["93.184.216.34", "10.0.0.7"], "meta.example.com": ["169.254.169.254"]}
+    real = socket.getaddrinfo
+    connected = []
+
+    def resolve(host, port, *more, **options):
+        if host in answers:
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (ip, port)) for ip in answers[host]]
+        return real(host, port, *more, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+
+    async def calls():
+        outbound = Outbound(within_seconds=2)
+        loop = asyncio.get_running_loop()
+        connect = loop.sock_connect
+
+        async def watched(sock, address):
+            connected.append(address)
+            return await connect(sock, address)
+
+        loop.sock_connect = watched
+        for host in answers:
+            with pytest.raises(AddressRefused):
+                await outbound.post(f"https://{host}:{receiver.server_address[1]}/hooks", {}, b"{}")
+        await outbound.close()
+
+    asyncio.run(calls())
+    assert connected == []
+    assert receiver.got == []
+
+
+def test_the_proxy_of_the_environment_is_not_used_and_redirects_are_not_followed(receiver, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("ALL_PROXY", "http://127.0.0.1:9")
+    receiver.behave = lambda _: 302
+
+    async def call():
+        outbound = Outbound([receiver.host])
+        answer = await outbound.post(receiver.address, {}, b"{}")
+        await outbound.close()
+        return answer.status
+
+    assert asyncio.run(call()) == 302
+
+
+LIES = {
+    "garbage": b"\x00\x01garbage\r\n\r\n",
+    "endless headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50_000,
+    "nothing": b"",
+    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
+    "impossible status": b"HTTP/1.1 9999 OK\r\n\r\n",
+    "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
+    "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
+    "early hints for ever": b"HTTP/1.1 103 Early Hints\r\n\r\n" * 10_000,
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_receiver_that_lies_is_an_attempt_that_failed(lie):
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+
+        def serve():
+            with contextlib.suppress(OSError):
+                connection, _ = listening.accept()
+                with connection:
+                    connection.recv(65_536)
+                    connection.sendall(LIES[lie])
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+
+        async def call():
+            outbound = Outbound([address], within_seconds=2)
+            try:
+                await outbound.post(f"http://{address}/x", {}, b"{}")
+            finally:
+                await outbound.close()
+
+        with pytest.raises(NoAnswer):
+            asyncio.run(call())
+        thread.join(5)
+
+
+def test_an_endless_answer_is_read_up_to_a_limit_only():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        sent = []
+
+        def serve():
+            connection, _ = listening.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.recv(65_536)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+                while True:
+                    connection.sendall(b"10000\r\n" + b"x" * 65_536 + b"\r\n")
+                    sent.append(65_536)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+
+        async def call():
+            outbound = Outbound([address], within_seconds=5)
+            answer = await outbound.post(f"http://{address}/x", {}, b"{}")
+            await outbound.close()
+            return answer.status
+
+        assert asyncio.run(call()) == 200
+        thread.join(5)
+        assert sum(sent) < 50_000_000
+
+
+def test_two_workers_share_the_deliveries_and_none_is_told_twice(partner, hook, receiver, service, on_database):
+    hook(["goal.created"])
+    episode = partner.add_episode()
+    device = Device(partner, episode.lead)
+    device.push(*[mutation("goal", "create", episode_id=episode.id, text="x", term="short") for _ in range(100)])
+    ring = read_key_ring(service.settings.keys_path)
+
+    async def job(database: Database):
+        workers = [Deliveries(database, ring, Outbound([receiver.host])) for _ in range(3)]
+        for _ in range(20):
+            moment = clock(lambda: datetime.now(UTC))
+            await asyncio.gather(*(w.take(moment) for w in workers))
+            await asyncio.gather(*(w.settled() for w in workers))
+        for w in workers:
+            await w.close()
+
+    on_database(job, "ipt_worker")
+    assert len(receiver.got) == 100
+    assert len({h["webhook-id"] for h, _ in receiver.got}) == 100
+
+
+def test_deliveries_that_a_dead_worker_had_claimed_are_taken_over(partner, hook, receiver, worker, on_database):
+    hook(["patient.created"])
+    partner.add_patient()
+    own = UUID(partner.partner_id)
+    worker(allowed=())  # this one may not call the receiver: the attempt fails, and is due again
+
+    async def claimed(database: Database):
+        async with database.transaction(own) as connection:
+            until = datetime.now(UTC) + timedelta(seconds=60)
+            await connection.run(sa.update(webhook_delivery).where(webhook_delivery.c.partner_id == own).values(claimed_until=until, next_attempt_at=until))
+            await connection.commit()
+
+    on_database(claimed)
+    worker()
+    assert receiver.got == []
+    worker(later=timedelta(seconds=61))
+    assert receiver.types() == ["patient.created"]
+
+
+def test_the_worker_process_killed_again_and_again_delivers_everything_and_an_alert_within_a_minute(partner, hook, receiver, service):
+    hook(["goal.created", "risk_alert.*"])
+    episode = partner.add_episode()
+    device = Device(partner, episode.lead)
+    env = {**os.environ, **{f"IPT_{k.upper()}": str(v) for k, v in service.settings.model_dump(exclude_none=True).items()}}
+    worker_url = service.settings.database_url.replace("ipt_service", "ipt_worker")
+    env |= {"IPT_WEBHOOK_ALLOWED_HOSTS": receiver.host, "IPT_DATABASE_URL": worker_url}
+    receiver.behave = lambda _: time.sleep(0.02) or 200
+    goals, killed, deadline = set(), 0, time.monotonic() + 60
+    seen_alert = None
+    while True:
+        process = subprocess.Popen([sys.executable, "-m", "app.cli", "worker"], env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        if killed < 3:
+            batch = [mutation("goal", "create", episode_id=episode.id, text="x", term="short") for _ in range(60)]
+            device.push(*batch)
+            goals |= {m["id"] for m in batch}
+            time.sleep(2.5)
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+            continue
+        raised = time.monotonic()
+        alert = episode.assess({**PHQ9, "9": 2}, days=0)["risk_alert"]["id"]
+        while time.monotonic() < deadline + 70:
+            told = {json.loads(b)["data"]["entity_id"] for _, b in list(receiver.got)}
+            if alert in told and seen_alert is None:
+                seen_alert = time.monotonic() - raised
+            if goals | {alert} <= told:
+                break
+            time.sleep(0.2)
+        process.terminate()
+        assert process.wait(20) == 0
+        break
+    told = [json.loads(b)["data"]["entity_id"] for _, b in receiver.got]
+    assert goals | {alert} <= set(told)
+    assert seen_alert is not None
+    assert seen_alert < 60
+
+
+def test_another_partners_endpoint_is_not_found(partner, other_partner, hook):
+    endpoint = hook()
+    for method, path, body in (
+        ("GET", "", None),
+        ("PATCH", "", {"status": "paused"}),
+        ("DELETE", "", None),
+        ("POST", "/ping", {}),
+        ("POST", "/resend", {"since": 0}),
+        ("POST", "/secret-rotation", {}),
+        ("GET", "/deliveries", None),
+        ("GET", "/history", None),
+    ):
+        answer = other_partner.send(method, f"/v1/webhook-endpoints/{endpoint['id']}{path}", body, If_Match='"1.1"')
+        assert answer.status_code == 404, path
+    assert other_partner.get("/v1/webhook-endpoints")["items"] == []
+    assert partner.send("DELETE", f"/v1/webhook-endpoints/{endpoint['id']}", If_Match='"1.1"').status_code == 204
+    assert partner.get("/v1/webhook-endpoints")["items"] == []
+
+
+def test_done_deliveries_are_cleared_after_30_days(partner, hook, receiver, worker, on_database):
+    from app.worker import clear_expired  # noqa: PLC0415
+
+    endpoint = hook(["patient.created"])
+    partner.add_patient()
+    worker()
+    on_database(lambda database: clear_expired(database, datetime.now(UTC) + timedelta(days=29)), "ipt_worker")
+    assert len(deliveries_of(partner, endpoint)) == 1
+    on_database(lambda database: clear_expired(database, datetime.now(UTC) + timedelta(days=31)), "ipt_worker")
+    assert deliveries_of(partner, endpoint) == []
