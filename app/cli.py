@@ -26,7 +26,7 @@ from app.config import Settings
 from app.domain.errors import Refusal
 from app.keys.cipher import KeyMissing, create_key_file, read_key_ring
 from app.keys.tokens import KeyRefused
-from app.launch import database_for, owner_of, share_with_processes
+from app.launch import database_for, owner_of, share_with_processes, worker_beside
 from app.launch import migrate as migrate_database
 from app.main import create_app
 from app.store.database import Database, DatabaseAway, Unsafe
@@ -107,7 +107,8 @@ def run() -> None:
         quiet = ready.model_copy(update={"log_level": "warning"})
         sandbox = asyncio.run(prepare_sandbox(create_app(quiet), owner_of(ready), settings.home / "sandbox.json", settings.issuer, console))
         shown = ready if "IPT_LOG_LEVEL" in os.environ else quiet  # the credentials should not scroll away
-        _serve(shown, lambda: console.print(announcement(sandbox)))
+        with worker_beside(shown):
+            _serve(shown, lambda: console.print(announcement(sandbox)))
 
 
 @app.command()
@@ -128,10 +129,10 @@ def migrate() -> None:
 
 
 @app.command()
-def worker() -> None:
-    """Run the worker."""
+def worker(beside: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process, our parent, is gone")] = None) -> None:
+    """Run the worker: webhooks, alerts that wait, clearing. Several may run."""
     with database_for(Settings(), attach=True) as ready:
-        asyncio.run(work(ready))
+        asyncio.run(work(ready, parent=beside))
 
 
 @app.command()

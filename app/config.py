@@ -20,6 +20,7 @@ class Settings(BaseSettings):
 
     database_url: str | None = Field(None, description="postgresql://ipt_service@host/db; unset: embedded PostgreSQL")
     audit_database_url: str | None = Field(None, description="The insert-only audit login; default: database_url")
+    worker_database_url: str | None = Field(None, description="The worker's login (ipt_worker); default: database_url")
     migration_database_url: str | None = Field(None, description="The migrator's login; default: database_url")
     pooler: Literal["none", "transaction"] = Field("none", description="transaction: behind PgBouncer in transaction mode")
     pool_size: int = Field(8, ge=1, le=64)

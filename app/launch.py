@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ from app.keys.cipher import create_key_file, read_key_ring
 from app.store.database import Database
 
 ROOT = Path(__file__).resolve().parent.parent
+WORKER_ENDS_WITHIN_SECONDS = 20.0  # an attempt to deliver takes 15 at the most
 
 
 @contextmanager
@@ -48,8 +51,8 @@ def _addressed(settings: Settings, superuser: str) -> Settings:
     def as_role(role: str) -> str:
         return superuser.replace(f"//{embedded.SUPERUSER}@", f"//{role}@")
 
-    urls = {"database_url": as_role("ipt_service"), "audit_database_url": as_role("ipt_audit"), "migration_database_url": superuser}
-    return settings.model_copy(update=urls)
+    urls = {f"{prefix}database_url": as_role(f"ipt_{role}") for prefix, role in (("", "service"), ("audit_", "audit"), ("worker_", "worker"))}
+    return settings.model_copy(update=urls | {"migration_database_url": superuser})
 
 
 def migrate(settings: Settings) -> None:
@@ -81,9 +84,25 @@ def owner_of(settings: Settings) -> Database:
     return Database(url, "ipt_owner", pool_size=1)
 
 
+@contextmanager
+def worker_beside(settings: Settings) -> Iterator[None]:
+    """Run the worker as a process of its own beside the API; it goes with this one, however that ends."""
+    share_with_processes(settings)
+    command = [sys.executable, "-m", "app.cli", "worker", "--beside", str(os.getpid())]
+    worker = subprocess.Popen(command, cwd=ROOT)  # noqa: S603 - our own command
+    try:
+        yield
+    finally:
+        worker.terminate()
+        try:
+            worker.wait(WORKER_ENDS_WITHIN_SECONDS)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+
+
 def share_with_processes(settings: Settings) -> None:
     """Put the addresses into the environment, where further API processes read their settings."""
-    for name in ("database_url", "audit_database_url", "migration_database_url"):
+    for name in ("database_url", "audit_database_url", "worker_database_url", "migration_database_url"):
         value = getattr(settings, name)
         if value is not None:
             os.environ[f"IPT_{name.upper()}"] = value

@@ -82,6 +82,7 @@ def create_app(settings: Settings, now: Callable[[], datetime] = utc_now) -> Fas
         app.include_router(module.router)
     for router in EVERYWHERE:
         app.include_router(router)
+    app.webhooks.include_router(webhooks.hooks)
     app.openapi = lambda: document_of(app)  # type: ignore[method-assign]
     if settings.docs:
         operations.add_docs(app)

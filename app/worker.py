@@ -4,6 +4,7 @@ Webhooks are delivered, alerts that wait are told again, what has expired is cle
 """
 
 import asyncio
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable
@@ -36,6 +37,7 @@ CLEAR_EVERY_SECONDS = 60.0
 COMPACT_EVERY_SECONDS = 3600.0
 ALERTS_EVERY_SECONDS = 5.0
 DELIVER_EVERY_SECONDS = 0.5
+PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
 URGENT_AT_ONCE, OTHERS_AT_ONCE = 32, 64
 TOMBSTONES_KEPT = timedelta(days=400)
 DELIVERIES_KEPT = timedelta(days=30)
@@ -43,13 +45,14 @@ NAME = "worker"
 log = structlog.get_logger("ipt.worker")
 
 
-async def work(settings: Settings) -> None:
-    """Work until asked to stop."""
+async def work(settings: Settings, *, parent: int | None = None) -> None:
+    """Work until asked to stop, or until the parent process is gone when one is named."""
     configure_logs(settings.log_level)
-    if settings.database_url is None:
+    url = settings.worker_database_url or settings.database_url
+    if url is None:
         message = "The worker needs IPT_DATABASE_URL."
         raise ValueError(message)
-    database = Database(settings.database_url, "ipt_worker", pool_size=6, pooler=settings.pooler)
+    database = Database(url, "ipt_worker", pool_size=6, pooler=settings.pooler)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -61,6 +64,7 @@ async def work(settings: Settings) -> None:
             _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(database, utc_now())),
             _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(database, utc_now())),
             _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now))),
+            _stop_with(parent, stop),
         )
     finally:
         await deliveries.close()
@@ -81,6 +85,15 @@ async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[
             log.error("job_failed", job=what, kind=type(error).__name__)  # noqa: TRY400 - a trace may hold values
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), max(0.0, seconds - (time.monotonic() - started)))
+
+
+async def _stop_with(parent: int | None, stop: asyncio.Event) -> None:
+    """Ask to stop when the parent is gone."""
+    while parent is not None and not stop.is_set():
+        if os.getppid() != parent:
+            stop.set()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), PARENT_LOOKED_FOR_EVERY_SECONDS)
 
 
 async def known_partners(database: Database) -> list[UUID]:

@@ -91,6 +91,7 @@ def settings_of(superuser_url, home, **more):
         keys_file=Path(os.environ.get(HOME, home)) / "keys.json",
         database_url=as_role("ipt_service"),
         audit_database_url=as_role("ipt_audit"),
+        worker_database_url=as_role("ipt_worker"),
         migration_database_url=superuser_url,
         embedded_durable=False,
         log_level="error",

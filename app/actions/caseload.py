@@ -19,7 +19,7 @@ from app.store.tables.every import metadata
 from app.store.tables.people import care_team, clinician, consent, episode, patient
 
 NOTES = {"session_note"}
-NOT_EXPORTED = {"patient_key", "change"}
+NOT_EXPORTED = {"patient_key", "change", "sync_mutation", "webhook_delivery"}  # the last two say what was sent, and hold none of it
 MOST_TRANSFERS = 500
 
 
@@ -179,6 +179,8 @@ async def _whole_chart(visit: Visit, row: Row, *, with_notes: bool) -> Row:
         found = [reveal(key, table, r) for r in await rows_of(visit.connection, table, patient_id=row["id"])]
         if table.name == "addendum" and not with_notes:
             found = [r for r in found if r["subject"] != "note"]
+        if table.name == "sync_conflict" and not with_notes:
+            found = [r for r in found if r["entity"] not in NOTES]
         if found or table in (consent, episode):
             chart[table.name] = found
     return chart

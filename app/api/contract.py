@@ -69,16 +69,21 @@ _CATALOGUE = {"catalogue"}
 def document_of(app: FastAPI) -> dict[str, Any]:
     """Return the whole document. Built once; the file openapi/openapi.json is a copy that a test compares."""
     if app.openapi_schema is None:
-        found = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, servers=[{"url": "/"}])
+        found = get_openapi(
+            title=app.title, version=app.version, description=DESCRIPTION, routes=app.routes, webhooks=app.webhooks.routes, servers=[{"url": "/"}]
+        )
         components = found["components"]
         components["parameters"] = _HEADERS
-        components["responses"] = {f"Problem{status}": _problem_answer(status) for status in (*_ALWAYS, 409, 412, 413, 415, 428)}
+        components["responses"] = {f"Problem{status}": _problem_answer(status) for status in (*_ALWAYS, 409, 410, 412, 413, 415, 426, 428)}
         components["schemas"]["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         components["schemas"].pop("HTTPValidationError", None)
         components["schemas"].pop("ValidationError", None)
         for path, item in found["paths"].items():
             for method, operation in item.items():
                 _complete(path, method, operation)
+        for item in found["webhooks"].values():
+            for operation in item.values():
+                operation["responses"].pop("422", None)
         app.openapi_schema = found
     return app.openapi_schema
 
@@ -93,11 +98,16 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     names = ("IfNoneMatch", "RequestId") if open_to_all else _OF_METHOD[method]
     operation.setdefault("parameters", []).extend({"$ref": f"#/components/parameters/{n}"} for n in names)
     _declare_successes(method, operation)
-    statuses = (404, 405, 422, 500) if open_to_all else (*_ALWAYS, *_STATUSES_OF_METHOD[method])
+    statuses = (404, 405, 422, 500) if open_to_all else (*_ALWAYS, *_STATUSES_OF_METHOD[method], *_statuses_of_feed(path))
     for status in sorted(statuses):
         operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
     if method == "get":
         operation["responses"]["304"] = {"description": "The ETag still fits"}
+
+
+def _statuses_of_feed(path: str) -> tuple[int, ...]:
+    """Return what the routes that follow the feed may answer besides: a cursor that is gone, a client that is too old."""
+    return (410, 426) if path.startswith("/v1/sync/") else (410,) if path == "/v1/events" or path.endswith("/resend") else ()
 
 
 def _declare_successes(method: str, operation: dict[str, Any]) -> None:

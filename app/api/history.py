@@ -94,7 +94,7 @@ IN_CHART = (
     Kind("formulation", formulation, "classification:read"),
     Kind("contract", contract, "episodes:read"),
     Kind("phase/tasks", phase_task, "episodes:read"),
-    Kind("care-team", care_team, "episodes:read"),
+    Kind("care-team/{member_id}", care_team, "episodes:read", "member_id"),
     Kind("sessions/{session_id}", session, "sessions:read", "session_id"),
     Kind("assessments/{assessment_id}", assessment, "assessments:read", "assessment_id"),
     Kind("assessment-requests/{request_id}", assessment_request, "assessments:read", "request_id"),

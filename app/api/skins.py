@@ -180,8 +180,10 @@ async def push_from_watermelon(
     await scope_of(call.visit, tuple(t for t in changes if t) or None)
     read: list[Mutation | None] = []
     rejected: dict[str, list[str]] = {}
-    rows = [(table, raw, str(raw.get("id"))) for table, sent in changes.items() for raw in (*sent.created, *sent.updated)]
-    rows += [(table, None, text) for table, sent in changes.items() for text in sent.deleted]
+    rows: list[tuple[str, dict[str, Any] | None, str]] = []
+    for table, sent in changes.items():
+        rows += [(table, raw, str(raw.get("id"))) for raw in (*sent.created, *sent.updated)]
+        rows += [(table, None, text) for text in sent.deleted]
     for number, (table, raw, text) in enumerate(rows):
         row_id = _row_id(text)
         if row_id is None or number >= MOST_AT_ONCE:  # what is too much for one request stays marked on the device, and comes again

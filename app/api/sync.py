@@ -46,7 +46,7 @@ SchemaVersion = Annotated[int, Query(ge=0, le=1_000_000, description="The schema
 Entities = Annotated[str | None, Query(max_length=1000, description="Only these kinds of rows, with commas between")]
 
 
-class ChangeOut(Out):
+class SyncChange(Out):
     """The newest state of a row. Idempotent by (id, version)."""
 
     entity: str = Field(examples=["relationship"])
@@ -60,7 +60,7 @@ class ChangeOut(Out):
 class Pulled(Out):
     """A page of changes."""
 
-    changes: list[ChangeOut]
+    changes: list[SyncChange]
     next: int = Field(description="Give it as `since` for the next page or the next pull")
     until: int = Field(description="Give it as `until` for the further pages of this pull")
     has_more: bool

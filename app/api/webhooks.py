@@ -198,3 +198,37 @@ async def list_deliveries(
     items, following = pager.cut(rows, "id")
     call.saw(items, "webhook_delivery")
     return {"items": items, "next": following}
+
+
+hooks = APIRouter(tags=["events"])
+
+
+class EventAbout(Out):
+    """What was written: ids only. Read the resource for its content."""
+
+    seq: int = Field(description="Its cursor in /v1/events")
+    entity: str
+    entity_id: UUID
+    version: int
+    patient_id: UUID | None
+    episode_id: UUID | None
+
+
+class Told(Out):
+    """The body of a delivery (Standard Webhooks). `id` is the same for every attempt: tell repeats by it."""
+
+    id: str = Field(examples=["evt_1099511627777"])
+    type: str = Field(examples=["risk_alert.created"], description="A type of /v1/event-types, or `ping`")
+    timestamp: Moment = Field(description="When it was written")
+    data: EventAbout
+
+
+@hooks.post("event")
+def event_told(told: Told) -> Response:
+    """Tell an endpoint of an event. Answer with any 2xx within 15 seconds; everything else is tried again for 72 hours.
+
+    Headers `webhook-id`, `webhook-timestamp` and `webhook-signature` are those of Standard Webhooks; check them with its library.
+    Deliveries may come twice and out of order: `webhook-id` tells repeats, `data.seq` the order. Answer 410 to be told no more.
+    """
+    del told
+    return Response(status_code=204)

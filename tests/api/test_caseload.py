@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
 from app.store.tables.every import metadata
-from tests.driver import OWN_PROTOCOL, PHQ9, day, now
+from tests.driver import OWN_PROTOCOL, PHQ9, Device, day, mutation, now
 
 # Groups
 
@@ -315,12 +315,15 @@ def test_the_export_holds_every_table_of_every_patient_and_notes_only_with_their
     partner.put(f"{episode.path}/sessions/{session['id']}/note", {"text": "secret-note"}, token=episode.token)
     episode.add_relationship(label="aunt")
     partner.add_patient()
+    phone = Device(partner, episode.cover)
+    phone.push(mutation("session_note", "create", episode_id=episode.id, session_id=session["id"], text="secret-note of another"))
     whole = partner.get("/v1/exports/charts")
     assert len(whole["items"]) == 2
     chart = next(c for c in whole["items"] if c["episode"])
     assert "aunt" in {p["label"] for p in chart["relationship"]}
     assert chart["session_note"][0]["text"] == "secret-note"
     assert chart["formulation"][0]["text"] == "Because."
+    assert chart["sync_conflict"][0]["fields"]["text"] == "secret-note of another"
     narrow = partner.new_token(grant_type="client_credentials", scope="exports:read")["access_token"]
     assert "secret-note" not in partner.send("GET", "/v1/exports/charts", token=narrow).text
     first = partner.get("/v1/exports/charts?limit=1")

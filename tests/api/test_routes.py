@@ -9,7 +9,7 @@ from app.api.catalogue import PublicRoute
 from app.api.problems import every_problem
 from app.api.request import SCOPES, Route, scopes_of
 from app.main import ROUTERS
-from tests.driver import OWN_PROTOCOL
+from tests.driver import OWN_PROTOCOL, Device, mutation
 
 ROUTES = [
     (m, route.path_format, route)
@@ -19,7 +19,7 @@ ROUTES = [
     if route.path_format.startswith("/v1")
 ]
 CARE = [(m, p, r) for m, p, r in ROUTES if isinstance(r, Route)]
-WITH_ID = [(m, p) for m, p, _ in CARE if "{" in p]
+WITH_ID = [(m, p) for m, p, _ in CARE if "{" in p and "{collection}" not in p]
 IDS = [f"{m} {p}" for m, p, _ in CARE]
 BODIES = {
     "PATCH /v1/patients/{patient_id}": {"sex": "female"},
@@ -83,10 +83,35 @@ BODIES = {
     "PATCH /v1/settings": {"classifier_on": True},
     "POST /v1/clinicians/{clinician_id}/transfer": {"to_clinician_id": str(uuid4())},
     "POST /v1/patients/{patient_id}/duplicates": {"patient_id": str(uuid4())},
+    "POST /v1/sync/push": {"client_id": str(uuid4()), "mutations": []},
+    "POST /v1/sync/conflicts/{conflict_id}/resolution": {"choice": "keep_server", "reason": "x"},
+    "POST /v1/webhook-endpoints": {"url": "https://hooks.example.com/x", "event_types": ["*"]},
+    "PATCH /v1/webhook-endpoints/{endpoint_id}": {"status": "paused"},
+    "POST /v1/webhook-endpoints/{endpoint_id}/secret-rotation": {"overlap_seconds": 0},
+    "POST /v1/webhook-endpoints/{endpoint_id}/resend": {"since": 0},
 }
-QUERIES = {"GET /v1/episodes/{episode_id}/inventory/changes": "?from=2026-01-01T00:00:00Z"}
-CLINICIANS = ("/focus", "/risk-alerts", "/safety-lift", "/decision", "/note", "/process-note", "/couples", "/status-changes")  # 403 for a bare client
-BACKENDS = ("/clinicians/", "/partner-protocols", "/duplicates", "/imports", "/couples", "/exports")  # 403 for a clinician's token
+BOTH_WAYS = {"import", "sync", "webhooks:write"}  # one scope for all that there is
+QUERIES = {"GET /v1/sync/watermelon": "?tables=session", "GET /v1/episodes/{episode_id}/inventory/changes": "?from=2026-01-01T00:00:00Z"}
+CLINICIANS = (
+    "/sync/conflicts",
+    "/focus",
+    "/risk-alerts",
+    "/safety-lift",
+    "/decision",
+    "/note",
+    "/process-note",
+    "/couples",
+    "/status-changes",
+)  # 403 for a bare client
+BACKENDS = (
+    "/webhook-endpoints",
+    "/clinicians/",
+    "/partner-protocols",
+    "/duplicates",
+    "/imports",
+    "/couples",
+    "/exports",
+)  # 403 for a clinician's token
 
 
 def test_every_route_declares_scopes_that_exist_or_is_open_on_purpose():
@@ -100,7 +125,7 @@ def test_every_route_declares_scopes_that_exist_or_is_open_on_purpose():
         assert scopes, path
         assert scopes <= set(SCOPES)
         verb = "read" if method == "GET" else "write"
-        assert all(s.endswith(f":{verb}") or s == "import" for s in scopes), f"{method} {path} declares {scopes}"
+        assert all(s.endswith(f":{verb}") or s in BOTH_WAYS for s in scopes), f"{method} {path} declares {scopes}"
 
 
 def test_a_route_without_a_scope_cannot_even_be_declared():
@@ -171,7 +196,18 @@ def others_work(other, episode):
         "partner_protocol_id": other.post("/v1/partner-protocols", {"definition": OWN_PROTOCOL})["id"],
         "import_id": other.post("/v1/imports", {"rows": [other.import_row()]})["id"],
         "duplicate_id": other.add_patient()["id"],
+        "endpoint_id": other.post("/v1/webhook-endpoints", {"url": "https://hooks.example.com/x", "event_types": ["*"]})["id"],
+        **others_devices(other, episode),
     }
+
+
+def others_devices(other, episode):
+    """A device of the other partner, and an edit of it that was kept."""
+    first, second = Device(other, episode.lead), Device(other, episode.cover)
+    row_id = episode.add_relationship()["id"]
+    first.push(mutation("relationship", "update", row_id, 1, confiding=1))
+    kept = second.push(mutation("relationship", "update", row_id, 1, confiding=2))[0]
+    return {"device_id": first.id, "conflict_id": kept["conflict_id"]}
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +310,7 @@ def test_a_token_without_the_scope_is_a_403_that_names_it(service, me, method, p
 def test_a_write_without_a_precondition_is_a_428_and_with_a_stale_one_a_412_or_404(me, method, path):
     where = filled(path, {"episode_id": me.episode.id, "patient_id": me.episode.patient_id, "task": "risk_assessed"})
     body = BODIES.get(f"{method} {path}", {}) if method != "DELETE" else None
-    token = me.token if path == "/v1/settings" else me.episode.token
+    token = me.token if path == "/v1/settings" or "/webhook-endpoints" in path else me.episode.token
     assert me.send(method, where, body, token=token).status_code == 428, path
     for etag in ('"99.1"', '"1.99"', 'W/"1.1"', "x", '"1"'):
         assert me.send(method, where, body, token=token, If_Match=etag).status_code in {404, 412, 403}, path

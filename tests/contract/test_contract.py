@@ -83,6 +83,7 @@ def python_client(tmp_path_factory):
     config.write_text(
         "project_name_override: ipt\npackage_name_override: ipt_client\npost_hooks: []\n"
         "content_type_overrides:\n  image/svg+xml: application/octet-stream\n  application/pdf: application/octet-stream\n"
+        "  application/x-ndjson: application/octet-stream\n  text/event-stream: application/octet-stream\n"
     )
     tool = Path(sys.executable).with_name("openapi-python-client")
     made = subprocess.run(

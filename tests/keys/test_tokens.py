@@ -152,7 +152,7 @@ def test_a_crafted_token_is_refused_with_the_one_error(token):
 
 def test_no_one_character_mutant_is_accepted_and_none_escapes_with_another_error():
     token = signed()
-    chance = random.Random(7)  # noqa: S311
+    chance = random.Random(7)
     alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.=+/ "
     accepted = 0
     for _ in range(3000):

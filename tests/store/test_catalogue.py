@@ -132,7 +132,13 @@ def test_roles_can_do_no_more_than_their_work(ask):
     granted = {(r["grantee"], r["table_name"], r["privilege_type"]) for r in rights}
     assert not {g for g in granted if g[2] in {"TRUNCATE", "REFERENCES", "TRIGGER"}}
     assert {(g[1], g[2]) for g in granted if g[0] == "ipt_audit"} == {("audit_event", "INSERT"), ("security_event", "INSERT")}
-    assert {g[1] for g in granted if g[0] == "ipt_service" and g[2] == "DELETE"} == {"care_team", "webhook_endpoint", "webhook_secret", "webhook_position", "webhook_delivery"}
+    assert {g[1] for g in granted if g[0] == "ipt_service" and g[2] == "DELETE"} == {
+        "care_team",
+        "webhook_endpoint",
+        "webhook_secret",
+        "webhook_position",
+        "webhook_delivery",
+    }
     append_only = ("change", "audit_event", "consent", "classification", "phase_transition", "used_assertion")
     assert not {g for g in granted if g[0] == "ipt_service" and g[1] in append_only and g[2] in {"UPDATE", "DELETE"}}
 

@@ -6,12 +6,16 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.api.bearer import utc_now
+from app.api.request import Route
+from app.main import ROUTERS
 from app.store.database import Database
 from app.store.feed import Change, Journal, stamp
+from app.store.tables.every import metadata
 from app.store.tables.record import audit_event, change, change_clock
-from tests.driver import day
+from tests.driver import Device, day, mutation
 
 APP = Path(__file__).resolve().parents[2] / "app"
 
@@ -86,6 +90,48 @@ def test_sixteen_writers_leave_no_gap_and_a_polling_reader_misses_nothing(partne
 
     seen = with_pool(job)
     assert seen == list(range(1, 401))
+
+
+def test_every_row_stands_in_the_feed_in_the_version_that_it_has(service, partner, database_url):
+    """Whatever any test has written in this database by now: a write that did not tell the feed would show here."""
+    episode = partner.add_episode().into_middle()
+    episode.assess({str(n): 1 for n in range(1, 10)})
+    partner.put(f"{episode.path}/termination", {"ending_as_loss": "x"})
+    device = Device(partner, episode.lead)
+    device.push(mutation("goal", "create", episode_id=episode.id, text="x", term="short"))
+    partner.post("/v1/webhook-endpoints", {"url": "https://hooks.example.com/x", "event_types": ["*"]})
+    partner.add_couple()
+    partner.add_group_member(partner.add_group())
+    tables = [t for t in metadata.tables.values() if "version" in t.c and t.name not in {"partner_setting", "change"}]
+
+    async def untold():
+        engine = create_async_engine(database_url)
+        found, rows = {}, 0
+        async with engine.connect() as connection:
+            for table in tables:
+                told = "c.partner_id = t.partner_id AND c.entity = :entity AND c.entity_id = t.id AND c.audience IS NULL"
+                query = f"SELECT count(*) FILTER (WHERE t.version IS DISTINCT FROM (SELECT max(version) FROM change c WHERE {told})), count(*) FROM {table.name} t"
+                wrong, number = (await connection.execute(sa.text(query), {"entity": table.name})).one()
+                rows += number
+                if wrong:
+                    found[table.name] = wrong
+        await engine.dispose()
+        return found, rows
+
+    found, rows = asyncio.run(untold())
+    assert found == {}
+    assert rows > 30
+
+
+def test_every_resource_that_can_be_changed_has_a_history():
+    routes = {(m, r.path_format) for module in ROUTERS for r in module.router.routes if isinstance(r, Route) for m in r.methods}
+    histories = {p for m, p in routes if p.endswith("/history")}
+    elsewhere = {  # told by the history of what they belong to
+        "/v1/episodes/{episode_id}/phase/tasks/{task}": "/v1/episodes/{episode_id}/phase/tasks/history",
+        "/v1/episodes/{episode_id}/assessment-requests/{request_id}/draft": "/v1/episodes/{episode_id}/assessment-requests/{request_id}/history",
+    }
+    changed = {p for m, p in routes if m in {"PUT", "PATCH"}}
+    assert {p for p in changed if elsewhere.get(p, f"{p}/history") not in histories} == set()
 
 
 def test_the_journal_can_be_cut_back_to_a_savepoint():

@@ -34,7 +34,11 @@ class Replica(Device):
             base = self.rows["relationship", row_id]["version"]
             if what < 0.85:
                 fields = self.chance.sample(
-                    [("confiding", self.chance.randrange(5)), ("conflict_level", self.chance.randrange(4)), ("expects_of_other", self.chance.choice(TEXTS))],
+                    [
+                        ("confiding", self.chance.randrange(5)),
+                        ("conflict_level", self.chance.randrange(4)),
+                        ("expects_of_other", self.chance.choice(TEXTS)),
+                    ],
                     self.chance.randrange(1, 4),
                 )
                 made = mutation("relationship", "update", row_id, base, **dict(fields))

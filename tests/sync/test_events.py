@@ -368,7 +368,7 @@ def test_retries_are_spread_and_end_at_72_hours_and_alerts_are_tried_every_half_
     assert max(URGENT_STEPS) <= timedelta(seconds=30)
     assert wait_before(50, urgent=True, waited=timedelta(minutes=59), jitter=1) <= timedelta(seconds=30)
     assert wait_before(50, urgent=True, waited=timedelta(hours=2), jitter=1) == STEPS[-1]
-    assert GIVE_UP_AFTER == timedelta(hours=72)
+    assert timedelta(hours=72) == GIVE_UP_AFTER
 
 
 BAD = [
@@ -544,7 +544,9 @@ def test_deliveries_that_a_dead_worker_had_claimed_are_taken_over(partner, hook,
     async def claimed(database: Database):
         async with database.transaction(own) as connection:
             until = datetime.now(UTC) + timedelta(seconds=60)
-            await connection.run(sa.update(webhook_delivery).where(webhook_delivery.c.partner_id == own).values(claimed_until=until, next_attempt_at=until))
+            await connection.run(
+                sa.update(webhook_delivery).where(webhook_delivery.c.partner_id == own).values(claimed_until=until, next_attempt_at=until)
+            )
             await connection.commit()
 
     on_database(claimed)
@@ -559,8 +561,7 @@ def test_the_worker_process_killed_again_and_again_delivers_everything_and_an_al
     episode = partner.add_episode()
     device = Device(partner, episode.lead)
     env = {**os.environ, **{f"IPT_{k.upper()}": str(v) for k, v in service.settings.model_dump(exclude_none=True).items()}}
-    worker_url = service.settings.database_url.replace("ipt_service", "ipt_worker")
-    env |= {"IPT_WEBHOOK_ALLOWED_HOSTS": receiver.host, "IPT_DATABASE_URL": worker_url}
+    env |= {"IPT_WEBHOOK_ALLOWED_HOSTS": receiver.host}
     receiver.behave = lambda _: time.sleep(0.02) or 200
     goals, killed, deadline = set(), 0, time.monotonic() + 60
     seen_alert = None

@@ -140,9 +140,7 @@ def test_two_phones_edit_offline_and_come_together_with_nothing_lost(partner, ph
     assert goal in there.of("goal")
     assert there.of("session")[held]["number"] == 4
     kept = partner.get("/v1/sync/conflicts?status=open", token=episode.token)["items"]
-    assert [(c["entity_id"], c["disputed"], c["fields"]["expects_of_other"]) for c in kept] == [
-        (people[1], ["expects_of_other"], "nothing any more")
-    ]
+    assert [(c["entity_id"], c["disputed"], c["fields"]["expects_of_other"]) for c in kept] == [(people[1], ["expects_of_other"], "nothing any more")]
     assert kept[0]["id"] in first.all("sync_conflict")
     partner.post(f"/v1/sync/conflicts/{kept[0]['id']}/resolution", {"choice": "take_client", "reason": "Asked."}, token=episode.token)
     first.sync()
@@ -238,7 +236,7 @@ def test_a_first_sync_of_five_thousand_rows(partner, phones, capsys):
         started = time.monotonic()
         phone.sync()
         with capsys.disabled():
-            print(f"\n{kind}: first sync of 5,000 rows in {time.monotonic() - started:.1f} s")
+            print(f"\n{kind}: first sync of 5,000 rows in {time.monotonic() - started:.1f} s")  # noqa: T201 - the figure of a run
         assert len(phone.all("goal")) == 5000
         assert_together(partner, episode.lead, phone)
 

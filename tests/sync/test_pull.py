@@ -393,5 +393,3 @@ def test_every_row_that_a_device_reads_stands_in_the_audit_trail_of_its_patient(
     assert {str(r["patient_id"]) for r in rows} == {episode.patient_id, second.patient_id}
     assert all(str(r["device_id"]) == device.id and r["person"] == f"clinician:{episode.lead}" for r in rows)
     assert f"patient/{second.patient_id}" in next(r["resources"] for r in rows if str(r["patient_id"]) == second.patient_id)
-
-

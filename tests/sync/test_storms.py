@@ -92,7 +92,7 @@ def test_sixteen_writers_and_no_reader_misses_a_write(partner, capsys):
     missed = {name: len(set(written) - set(reader.seen)) for name, reader in readers.items()}
     with capsys.disabled():
         polls = {name: reader.polls for name, reader in readers.items()}
-        print(f"\n{len(written)} writes by {WRITERS} writers in {seconds:.1f} s; polls {polls}; missed {missed}")
+        print(f"\n{len(written)} writes by {WRITERS} writers in {seconds:.1f} s; polls {polls}; missed {missed}")  # noqa: T201 - the figure of a run
     assert len(set(written)) == WRITES // WRITERS // BATCH * BATCH * WRITERS
     assert missed == dict.fromkeys(READERS, 0)
     assert all(len(reader.seen) == len(set(reader.seen)) for reader in readers.values())  # of rows that never change, none comes twice
@@ -172,7 +172,7 @@ def test_a_server_killed_between_commit_and_reply_loses_nothing_and_doubles_noth
         lost += times
     device.pull()
     with capsys.disabled():
-        print(f"\n{KILLS} times killed between COMMIT and reply; {lost} replies lost; {len(device.of('goal'))} of {len(expected)} rows there")
+        print(f"\n{KILLS} times killed between COMMIT and reply; {lost} replies lost; {len(device.of('goal'))} of {len(expected)} rows there")  # noqa: T201 - the figure of a run
     assert {i: g["text"] for i, g in device.of("goal").items()} == expected
     assert {g["version"] for g in device.of("goal").values()} == {1}
     assert lost >= KILLS
