@@ -43,7 +43,9 @@ async def scope_of(visit: Visit, entities: tuple[str, ...] | None = None) -> Sco
     allowed = entities_for(caller.scopes, patient=caller.patient_id is not None)
     if entities is not None and not set(entities) <= set(allowed):
         raise EntityUnknown(f"Not here: {', '.join(sorted(set(entities) - set(allowed)))}.")
-    wanted = entities or allowed
+    if entities == ():
+        raise EntityUnknown("Name at least one kind of row.")
+    wanted = allowed if entities is None else entities
     if caller.patient_id is not None:
         return Scope(caller.patient_id, wanted, (), (caller.patient_id,), whole_patient=True)
     if caller.clinician_id is None:

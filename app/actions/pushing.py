@@ -13,11 +13,12 @@ from uuid import UUID
 
 import orjson
 import sqlalchemy as sa
+from uuid_utils.compat import uuid7
 
 from app.actions.history import opened_state
 from app.actions.records import Fields, amend, create, get_in_chart, reveal
-from app.actions.synced import entities_for, is_shown, on_the_wire
-from app.actions.visit import Chart, Precondition, VersionStale, VersionUnmatched, Visit, open_chart
+from app.actions.synced import SCOPE_OF, may_see, on_the_wire
+from app.actions.visit import Chart, Precondition, VersionStale, VersionUnmatched, Visit, chart_of, open_chart, open_patient
 from app.domain.errors import Forbidden, NotFound, Refusal, title_of
 from app.domain.sync import (
     SERVER_MADE,
@@ -35,6 +36,7 @@ from app.keys.cipher import PatientKey
 from app.store.database import OutOfRange, Row, UniqueTaken
 from app.store.feed import Change, state_of_version, versions_since
 from app.store.idempotency import hold_for_transaction
+from app.store.people import find_chart, lock_charts, newest_episode_of, was_told_to_forget
 from app.store.rows import find_row
 from app.store.sync import mutations_known, mutations_of, note_mutations
 from app.store.tables.every import metadata
@@ -132,6 +134,7 @@ async def push(visit: Visit, mutations: Sequence[Mutation], *, of_replica: bool 
         raise DeviceNeeded
     await hold_for_transaction(visit.connection, f"push|{visit.caller.partner_id}|{device_id}")
     known = {} if of_replica else await mutations_known(visit.connection, device_id, [m.mutation_id for m in mutations])
+    await _lock(visit, mutations)
     await visit.connection.script(SAVEPOINT)
     results: list[Result] = []
     ledger: dict[UUID, Row] = {}
@@ -139,16 +142,27 @@ async def push(visit: Visit, mutations: Sequence[Mutation], *, of_replica: bool 
         members = [m for _, m in unit]
         done = [_repeated(visit, m, known[m.mutation_id]) if m.mutation_id in known else None for m in members]
         fresh = [m for m, d in zip(members, done, strict=True) if d is None]
-        judged = iter(await _unit(visit, fresh, of_replica=of_replica))
+        broken = any(d is not None and d.status in {"rejected", "conflict"} for d in done)
+        judged = iter([_rejected(m, GroupRefused(), None) for m in fresh] if broken else await _unit(visit, fresh, of_replica=of_replica))
         for result in (d or next(judged) for d in done):
             results.append(result)
-            if not result.repeated:
+            if not result.repeated and (result.problem or {}).get("name") != GroupRefused.__name__:  # with the group mended, it is judged anew
                 ledger[result.mutation.mutation_id] = _ledger_row(visit, device_id, result)
         if not of_replica:
             known |= ledger
     await note_mutations(visit.connection, list(ledger.values()))
     visit.journal.kept_beside = visit.journal.kept_beside or bool(ledger)
     return results
+
+
+async def _lock(visit: Visit, mutations: Sequence[Mutation]) -> None:
+    """Lock every chart of the batch before its savepoint, in one order: what is undone later does not let go of a chart."""
+    rows: dict[sa.Table, list[UUID]] = {}
+    for m in mutations:
+        if m.handler is not None and not m.handler.of_patient:
+            rows.setdefault(m.handler.table, []).append(m.id)
+    parents = [m.parent_id for m in mutations if m.parent_id is not None and not (m.handler and m.handler.of_patient)]
+    await lock_charts(visit.connection, rows, parents, visit.caller.clinician_id)
 
 
 async def _unit(visit: Visit, members: Sequence[Mutation], *, of_replica: bool) -> list[Result]:
@@ -186,26 +200,54 @@ async def _settled(visit: Visit, mutation: Mutation, trouble: Exception, patient
     if contested is None and of_replica:
         contested = await _keepable(visit, mutation, refusal)
     if contested is not None:
-        result = await _kept(visit, mutation, contested)
-        await visit.connection.script(NEXT)
-        return result
-    visit.trace.of(patient_id, f"{mutation.entity}/{mutation.id}")
+        try:
+            result = await _kept(visit, mutation, contested)
+        except REFUSED:
+            await visit.connection.script(BACK)
+        else:
+            await visit.connection.script(NEXT)
+            return result
+    visit.trace.of(patient_id, f"{named(mutation.entity)}/{mutation.id}")
     return _rejected(mutation, refusal, patient_id)
+
+
+def named(entity: str) -> str:
+    """Return the name of a kind of row for ledger and audit trail: what a device calls by another name is not written there."""
+    return entity if entity in metadata.tables else "unknown"
 
 
 async def _keepable(visit: Visit, mutation: Mutation, refusal: Refusal) -> _Contested | None:
     """Return what is kept of a refused edit, when its chart is the caller's to see."""
     table = metadata.tables.get(mutation.entity)
-    found = None if table is None or "episode_id" not in table.c else await find_row(visit.connection, table, id=mutation.id)
+    if table is None or table is sync_conflict or mutation.entity not in SCOPE_OF:
+        return None
+    found = await find_row(visit.connection, table, id=mutation.id) if "episode_id" in table.c else None
     episode_id = mutation.parent_id if found is None else found["episode_id"]
-    if table is None or episode_id is None:
+    if mutation.handler is not None and mutation.handler.of_patient and mutation.parent_id is not None:
+        episode_id = await newest_episode_of(visit.connection, mutation.parent_id, visit.caller.clinician_id)
+    if episode_id is None:
         return None
+    chart = await _chart_to_keep_in(visit, episode_id)
+    if chart is None:
+        return None
+    mine = await find_chart(visit.connection, episode_id, visit.caller.clinician_id) is not None
+    there = found is not None and found.get("deleted_at") is None and mine
+    return _Contested(chart, "rule", reveal(chart.key, table, found) if found and there else None, problem=told(refusal))
+
+
+async def _chart_to_keep_in(visit: Visit, episode_id: UUID) -> Chart | None:
+    """Return the chart that a refused edit is kept in: one that the caller sees, or one whose care team they have left since.
+
+    Who has left is shown nothing of it; what they had written offline is there for the team.
+    """
     try:
-        chart = await open_chart(visit, episode_id, lock=True)
+        return await open_chart(visit, episode_id, lock=True)
     except NotFound:
-        return None
-    present = None if found is None or found.get("deleted_at") is not None else reveal(chart.key, table, found)
-    return _Contested(chart, "rule", present, problem=told(refusal))
+        person = visit.caller.clinician_id
+        if person is None or not await was_told_to_forget(visit.connection, person, episode_id):
+            return None
+    row = await find_chart(visit.connection, episode_id, None, lock=True)
+    return None if row is None else chart_of(visit, row)
 
 
 def _rejected(mutation: Mutation, refusal: Refusal, patient_id: UUID | None) -> Result:
@@ -238,8 +280,7 @@ async def _judged(visit: Visit, mutation: Mutation) -> Result:
     except (VersionStale, VersionUnmatched):
         if chart is None:
             raise
-        there = await find_row(visit.connection, handler.table, id=mutation.id)
-        raise _Contested(chart, "changed", None if there is None else reveal(chart.key, handler.table, there)) from None
+        raise _Contested(chart, "changed", await _present(visit, handler.table, chart, mutation.id)) from None
 
 
 def _precondition(mutation: Mutation) -> Precondition:
@@ -312,15 +353,16 @@ async def _applied(visit: Visit, mutation: Mutation, handler: Handler, parent_id
 
 
 async def _kept(visit: Visit, mutation: Mutation, trouble: _Contested) -> Result:
-    """Keep an edit that could not be taken, sealed, with what the service has in the same fields."""
-    there = plain(trouble.present or {})
+    """Keep an edit that could not be taken, sealed, with what the service has in the same fields, as far as the sender sees it."""
+    present = trouble.present if trouble.present and may_see(visit.caller, mutation.entity, trouble.present) else None
+    there = plain(present or {})
     fields = {
         "entity": mutation.entity,
         "entity_id": mutation.id,
         "op": mutation.op,
         "reason": trouble.reason,
         "base_version": mutation.base_version,
-        "server_version": (trouble.present or {}).get("version"),
+        "server_version": (present or {}).get("version"),
         "device_id": visit.caller.device_id,
         "mutation_id": mutation.mutation_id,
         "occurred_at": mutation.occurred_at,
@@ -333,11 +375,14 @@ async def _kept(visit: Visit, mutation: Mutation, trouble: _Contested) -> Result
     sent = plain(mutation.values or {k: v for k, v in mutation.raw.items() if k not in SERVER_MADE})
     secret = {"fields": sent, "server": {k: there.get(k) for k in sent}, "disputed": list(trouble.disputed), "problem": trouble.problem}
     visit.journal.mutation_id = mutation.mutation_id
-    there_already = await find_row(visit.connection, sync_conflict, device_id=visit.caller.device_id, mutation_id=mutation.mutation_id)
-    kept = there_already or (await create(visit, sync_conflict, Fields(fields, secret), chart=trouble.chart)).row
+    before = await find_row(visit.connection, sync_conflict, device_id=visit.caller.device_id, mutation_id=mutation.mutation_id)
+    if before is not None and before["status"] != "open":  # decided then; the same edit made anew is a new one
+        fields["mutation_id"] = uuid7()
+    open_still = before is not None and before["status"] == "open"
+    kept = before if before and open_still else (await create(visit, sync_conflict, Fields(fields, secret), chart=trouble.chart)).row
     visit.journal.mutation_id = None
     visit.trace.of(trouble.chart.patient_id, f"sync_conflict/{kept['id']}")
-    row = wire(mutation.entity, trouble.present) if trouble.present else None
+    row = wire(mutation.entity, present) if present else None
     status = "rejected" if trouble.reason == "rule" else "conflict"
     return Result(mutation, status, row, trouble.problem, kept["id"], trouble.chart.patient_id)
 
@@ -351,7 +396,7 @@ def _ledger_row(visit: Visit, device_id: UUID, result: Result) -> Row:
         "patient_id": result.patient_id if key else None,
         "request_hash": _hash(visit, key, mutation),
         "outcome": result.status,
-        "entity": mutation.entity,
+        "entity": named(mutation.entity),
         "entity_id": mutation.id,
         "conflict_id": result.conflict_id,
         "problem": problem,
@@ -372,7 +417,7 @@ def _repeated(visit: Visit, mutation: Mutation, there: Row) -> Result:
         return replace(_rejected(mutation, MutationReused(), there["patient_id"]), repeated=True)
     status = "duplicate" if there["outcome"] in {"applied", "merged"} else str(there["outcome"])
     problem = None if there["problem"] is None else _opened(visit, key, mutation, there["problem"])
-    visit.trace.of(there["patient_id"], f"{mutation.entity}/{mutation.id}")
+    visit.trace.of(there["patient_id"], f"{named(mutation.entity)}/{mutation.id}")
     return Result(mutation, status, None, problem, there["conflict_id"], there["patient_id"], repeated=True)
 
 
@@ -433,15 +478,20 @@ async def open_conflict(visit: Visit, conflict_id: UUID, *, lock: bool = False) 
 async def row_there(visit: Visit, entity: str, row_id: UUID) -> dict[str, Any] | None:
     """Return a row as the caller's devices get it; None when it is not there, or not theirs to see."""
     table = metadata.tables.get(entity)
-    found = None if table is None or "episode_id" not in table.c else await find_row(visit.connection, table, id=row_id)
-    if found is None or table is None or entity not in entities_for(visit.caller.scopes, patient=visit.caller.patient_id is not None):
+    if table is None or entity not in SCOPE_OF:
+        return None
+    found = await find_row(visit.connection, table, id=row_id)
+    if found is None or found.get("deleted_at") is not None:
         return None
     try:
-        chart = await open_chart(visit, found["episode_id"])
+        if entity in {"patient", "consent"}:
+            _, key = await open_patient(visit, row_id if entity == "patient" else found["patient_id"])
+        else:
+            key = (await open_chart(visit, row_id if entity == "episode" else found["episode_id"])).key
     except NotFound:
         return None
-    row = wire(entity, reveal(chart.key, table, found))
-    return row if found.get("deleted_at") is None and is_shown(visit.caller, entity, row) else None
+    row = wire(entity, reveal(key, table, found))
+    return row if may_see(visit.caller, entity, row) else None
 
 
 async def send_again(visit: Visit, result: Result) -> None:

@@ -29,6 +29,7 @@ SCOPE_OF = {entity: scope for scope, entities in SCOPES_OF_ENTITIES.items() for 
 FOR_PATIENTS = ("assessment", "assessment_request", "homework")
 ANSWERED_BY_PATIENT = {"patient", "clinician_read_aloud"}
 SEEN_ROW_BY_ROW = {"addendum", "sync_conflict"}  # for a clinician; a patient's rows are all looked at one by one
+ABOUT_NOTES = {"session_note", "addendum"}
 NEVER_ON_THE_WIRE = {"deleted_at"}
 
 
@@ -52,7 +53,21 @@ def is_shown(caller: Caller, entity: str, state: Mapping[str, Any]) -> bool:
         return entity == "homework" or state.get("respondent") in ANSWERED_BY_PATIENT
     if entity == "addendum":
         return state.get("subject") != "note" or "notes:read" in caller.scopes
-    return entity != "sync_conflict" or SCOPE_OF.get(str(state.get("entity"))) in caller.scopes
+    return entity != "sync_conflict" or state.get("entity") in conflicts_shown(caller)
+
+
+def conflicts_shown(caller: Caller) -> set[str]:
+    """Return the kinds of rows whose kept edits a caller sees. What may be about a note is shown to clinicians with its scope only."""
+    return {
+        e
+        for e, scope in SCOPE_OF.items()
+        if (scope if e not in ABOUT_NOTES else "notes:read") in caller.scopes and (e not in ABOUT_NOTES or caller.clinician_id is not None)
+    }
+
+
+def may_see(caller: Caller, entity: str, state: Mapping[str, Any]) -> bool:
+    """Tell whether a row of a chart that is the caller's to see is itself theirs to see."""
+    return entity in entities_for(caller.scopes, patient=caller.patient_id is not None) and is_shown(caller, entity, state)
 
 
 def on_the_wire(entity: str, state: Mapping[str, Any]) -> dict[str, Any]:

@@ -139,8 +139,9 @@ async def save_draft(visit: Visit, episode_id: UUID, request_id: UUID, answers: 
     Returns the request, the alert, and what the person must read. Raises RequestDone, AnswersInvalid.
     """
     chart = await open_chart(visit, episode_id, lock=True)
-    present = await get_in_chart(visit, assessment_request, chart, request_id, check=True)
+    present = await get_in_chart(visit, assessment_request, chart, request_id)
     check_respondent(visit, present["respondent"])
+    visit.precondition.check(present["version"])
     if present["status"] != "open":
         raise RequestDone
     known = checked_instrument(present["instrument"], present["respondent"])

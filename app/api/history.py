@@ -106,7 +106,6 @@ IN_CHART = (
     Kind("medications/{medication_id}", medication, "episodes:read", "medication_id"),
     Kind("homework/{homework_id}", homework, "sessions:read", "homework_id"),
     Kind("risk-alerts", risk_alert, "risk:read"),
-    Kind("sync-conflicts", sync_conflict, "notes:read"),  # an edit that was kept may be one of a note
 )
 
 
@@ -154,6 +153,13 @@ async def read_note_history(
     call.visit.clinician()
     note = await note_of(call.visit, await open_chart(call.visit, episode_id), session_id)
     return await _page(call, limit, cursor, lambda after: read_history(call.visit, session_note, episode_id, note["id"], after, limit))
+
+
+@router.get("/episodes/{episode_id}/sync-conflicts/history", response_model=HistoryPage)
+async def read_conflict_history(call: Annotated[Call, needs("notes:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+    """Read every version of the edits that were kept. They may be about notes: it needs a token that acts for a clinician of the care team."""
+    call.visit.clinician()
+    return await _page(call, limit, cursor, lambda after: read_history(call.visit, sync_conflict, episode_id, None, after, limit))
 
 
 @router.get("/patients/{patient_id}/history", response_model=HistoryPage)

@@ -1,5 +1,6 @@
 """What devices may change: for each kind of row and operation, the shape of its fields and the action that HTTP calls, too."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -7,7 +8,6 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from uuid import UUID, uuid5
 
-import orjson
 import sqlalchemy as sa
 from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
@@ -47,9 +47,9 @@ from app.api.workflow import (
     MedicationIn,
     MedicationPatch,
 )
-from app.domain.errors import Refusal
+from app.domain.errors import Fault, Refusal, escaped
 from app.domain.focus import FocusChoice
-from app.domain.sync import SERVER_MADE
+from app.domain.sync import SERVER_MADE, FieldFixed
 from app.store.database import Row
 from app.store.tables.inventory import goal, life_event, problem, relationship
 from app.store.tables.people import consent
@@ -76,6 +76,7 @@ from app.store.tables.workflow import (
     status_change,
 )
 
+LARGEST_WHOLE = 2**63 - 1
 NOTHING: Mapping[str, str] = {}
 Values = dict[str, Any]
 
@@ -257,10 +258,15 @@ def read_mutation(
     *,
     occurred_at: datetime | None = None,
     group: str | None = None,
+    fixed: bool = False,
 ) -> Mutation:
-    """Read one mutation: fields that the service sets are passed over, unknown ones are listed, wrong ones are its refusal."""
+    """Read one mutation: fields that the service sets are passed over, unknown ones are listed, wrong ones are its refusal.
+
+    `fixed`: a field that does not change this way is a refusal, too; else it is only listed.
+    """
     handler, shape = HANDLERS.get((entity, op), (None, None))
-    content = orjson.dumps([entity, str(row_id), op, base_version, fields], option=orjson.OPT_SORT_KEYS)
+    fields = bounded(fields)
+    content = json.dumps([entity, str(row_id), op, base_version, fields], sort_keys=True, default=str).encode()
     parent = fields.get("patient_id" if handler and handler.of_patient else "episode_id")
     known = set() if shape is None else set(shape.model.model_fields)
     ignored = tuple(sorted(k[:60] for k in fields if k not in known and k not in SERVER_MADE)) if shape else ()
@@ -274,12 +280,23 @@ def read_mutation(
         refusal = as_refusal(RequestValidationError([{**e, "loc": ("body", "fields", *e["loc"])} for e in error.errors()]))
     except ValueError:
         refusal = as_refusal(RequestValidationError([{"loc": ("body", "fields", "episode_id"), "msg": "must be a UUID", "type": "uuid"}]))
+    if fixed and ignored and refusal is None:
+        refusal = FieldFixed(faults=[Fault(f"/fields/{escaped(name)}", "does not change this way") for name in ignored])
     return Mutation(mutation_id, entity, row_id, op, base_version, parent_id, values, occurred_at, group, content, handler, fields, refusal, ignored)
+
+
+def bounded(value: Any) -> Any:
+    """Return a JSON value in which no number is larger than what can be kept: such a one becomes the text of itself."""
+    if isinstance(value, Mapping):
+        return {str(k): bounded(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [bounded(v) for v in value]
+    return str(value) if isinstance(value, int) and not -LARGEST_WHOLE <= value <= LARGEST_WHOLE else value
 
 
 def mutation_id_of(device_id: UUID, *what: object) -> UUID:
     """Return the id of a mutation whose client knows none: the same change sent again is the same mutation."""
-    return uuid5(device_id, orjson.dumps(what, default=str, option=orjson.OPT_SORT_KEYS).decode())
+    return uuid5(device_id, json.dumps(what, default=str, sort_keys=True))
 
 
 def takes_text(entity: str, name: str) -> bool:

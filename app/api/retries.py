@@ -51,9 +51,9 @@ async def kept_answer(visit: Visit, retry: Retry) -> Response | None:
         raise KeyReused("The answer kept under this key was erased with its patient.")
     if not hmac.compare_digest(row["request_hash"], _request_hash(visit, retry, _key_owner(visit, row))):
         raise KeyReused
-    if row["patient_id"] is not None and visit.caller.clinician_id is not None:
+    if row["patient_id"] is not None and visit.caller.person is not None:
         await open_patient(visit, row["patient_id"])  # a replay shows nothing outside the caseload of today
-    if visit.caller.clinician_id is not None:
+    if visit.caller.person is not None:
         for episode_id in filter(None, row["headers"].get(EPISODES, "").split(",")):
             await open_chart(visit, UUID(episode_id))
     visit.trace.resources.append(f"kept_answer/{retry.key_hash.hex()[:16]}")
@@ -74,8 +74,9 @@ async def keep_answer(visit: Visit, retry: Retry, response: Response, *, without
     place = f"idempotency|{retry.key_hash.hex()}"
     sealed = key.seal({"body": body.decode()}, place) if key else visit.keys.seal(body, place)
     headers = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
-    if visit.trace.many:
-        headers[EPISODES] = ",".join(map(str, visit.trace.many))
+    charts = visit.trace.many or ([visit.trace.episode_id] if visit.trace.episode_id else [])
+    if charts:
+        headers[EPISODES] = ",".join(map(str, charts))
     owner = patient_id if key else None
     kept = KeptAnswer(retry.key_hash, _request_hash(visit, retry, owner), owner, response.status_code, headers, sealed)
     await keep(visit.connection, kept, visit.now)

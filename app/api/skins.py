@@ -14,17 +14,21 @@ from starlette.responses import StreamingResponse
 from app.actions.pulling import head, pull, scope_of
 from app.actions.pushing import DeviceNeeded, Mutation, push, row_there, send_again
 from app.actions.visit import Visit
-from app.api.mutations import mutation_id_of, read_mutation, takes_text
+from app.api.bodies import parse
+from app.api.mutations import bounded, mutation_id_of, read_mutation, takes_text
+from app.api.problems import Malformed
 from app.api.request import Call, Route, needs
 from app.api.shapes import Out
 from app.api.sync import MOST_CHANGES, FeedCursor, MaybeCursor, stream_for
-from app.domain.sync import SERVER_MADE
+from app.domain.sync import SERVER_MADE, CursorAhead, CursorExpired, CursorMalformed
 from app.store.feed import version_at, where_it_stands
 
 router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
 
 MOST_ROWS = 1_000
 MOST_AT_ONCE = 500  # WatermelonDB sends everything that is marked in one request
+LARGEST_VERSION = 2**31 - 1
+RANKS = {entity: n for n, entity in enumerate(("relationship", "life_event", "problem", "session", "assessment_request"))}  # others cite them
 MARKS = ("_deleted", "_status", "_changed")
 MILLISECONDS = ("created_at", "updated_at")
 Collection = Annotated[str, Path(max_length=60, pattern=r"^[a-z_]+$")]
@@ -192,12 +196,13 @@ async def push_from_watermelon(
             read.append(await _deleted(call.visit, table, row_id, last_pulled_at))
         else:
             read.append(await _from_watermelon(call.visit, table, row_id, raw))
-    results = await push(call.visit, [m for m in read if m is not None], of_replica=True)
+    in_order = sorted((m for m in read if m is not None), key=lambda m: (m.op == "delete", RANKS.get(m.entity, len(RANKS))))
+    results = await push(call.visit, in_order, of_replica=True)
     for result in results:
-        if not result.wrote:
-            await send_again(call.visit, result)
         if result.status == "rejected" and result.conflict_id is None:
             rejected.setdefault(result.mutation.entity, []).append(str(result.mutation.id))
+        elif not result.wrote:
+            await send_again(call.visit, result)
     return {"experimentalRejectedIds": rejected}
 
 
@@ -219,7 +224,10 @@ async def _deleted(visit: Visit, table: str, row_id: UUID, last_pulled_at: int) 
     there = await row_there(visit, table, row_id)
     if there is None:
         return None
-    seq = (await where_it_stands(visit.connection)).seq_of(last_pulled_at)
+    try:
+        seq = (await where_it_stands(visit.connection)).seq_of(last_pulled_at)
+    except (CursorExpired, CursorAhead, CursorMalformed):  # what was not sent yet is taken also from a device that was away for long
+        return _mutation(visit, table, row_id, "delete", None, {})
     return _mutation(visit, table, row_id, "delete", await version_at(visit.connection, table, row_id, seq) or there["version"], {})
 
 
@@ -227,8 +235,8 @@ def _unpacked(value: Any) -> Any:
     """Read the JSON text of a list or an object; every other text stays."""
     if isinstance(value, str) and value[:1] in {"[", "{"}:
         try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
+            return parse(value.encode("utf-8", "surrogatepass"))
+        except Malformed:
             return value
     return value
 
@@ -238,7 +246,9 @@ def _mutation(
 ) -> Mutation:
     if visit.caller.device_id is None:
         raise DeviceNeeded
-    found = read_mutation(mutation_id_of(visit.caller.device_id, entity, str(row_id), op, base, fields), entity, row_id, op, base, fields)
+    plain = bounded(fields)
+    mutation_id = mutation_id_of(visit.caller.device_id, entity, str(row_id), op, base, plain)
+    found = read_mutation(mutation_id, entity, row_id, op, base, plain, fixed=op == "update")
     return found if seen is None else replace(found, seen=dict(seen))
 
 
@@ -253,7 +263,7 @@ def _base(row: Mapping[str, Any], there: Mapping[str, Any] | None) -> int:
     """Return the version that an edit is based on. 0 is a row that the device itself made and has not read back: its first version."""
     version = row.get("version")
     base = version if isinstance(version, int) and not isinstance(version, bool) and version > 0 else 1
-    return min(base, _version(there)) if there else base
+    return min(base, _version(there)) if there else min(base, LARGEST_VERSION)
 
 
 def _version(there: Mapping[str, Any] | None) -> int:

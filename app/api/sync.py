@@ -10,21 +10,21 @@ from uuid import UUID
 import orjson
 import sqlalchemy as sa
 from fastapi import APIRouter, Query, Request
-from pydantic import Field
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.responses import Response, StreamingResponse
 
 from app.actions.pulling import digest, has_news, head, pull
-from app.actions.pushing import Result, open_conflict, push, resolve_conflict
+from app.actions.pushing import Result, open_conflict, push, resolve_conflict, told
 from app.actions.records import reveal
-from app.actions.synced import SCOPE_OF, is_shown
+from app.actions.synced import conflicts_shown, is_shown
 from app.actions.visit import Visit, open_chart
 from app.api.mutations import HANDLERS, read_mutation
 from app.api.pages import Cursor, Limit
 from app.api.problems import Unauthenticated, Unavailable, every_problem, name_of, status_of
 from app.api.request import Call, House, Route, needs
 from app.api.shapes import In, InChart, Moment, OneLine, Out, Prose, Whole
-from app.domain.errors import Fault, Invalid, NotFound
-from app.domain.sync import LARGEST_CURSOR, SCHEMA_VERSION, check_schema
+from app.domain.errors import Fault, Invalid, NotFound, Refusal, escaped
+from app.domain.sync import LARGEST_CURSOR, SCHEMA_VERSION, GroupRefused, MutationMalformed, check_schema
 from app.keys.tokens import Caller
 from app.store.database import DatabaseAway, Row, clock
 from app.store.rows import own, page
@@ -192,18 +192,30 @@ async def _events(house: House, caller: Caller, authorization: str | None, seq: 
         yield f"id: {feed.head}\ndata: RESYNC\n\n".encode() if news else b": still here\n\n"
 
 
+def _lenient(value: object) -> object:
+    """Read a device's time, which decides nothing: one that makes no sense is none."""
+    try:
+        return TypeAdapter(Moment).validate_python(value)
+    except ValidationError:
+        return None
+
+
 class MutationIn(In):
-    """One change that was made on the device."""
+    """One change that was made on the device. One that cannot be read is rejected by itself; the others are taken."""
+
+    model_config = ConfigDict(extra="ignore")
 
     mutation_id: UUID
-    entity: OneLine = Field(min_length=1, max_length=60, examples=["relationship"])
+    entity: str = Field(min_length=1, max_length=60, pattern=r"^[a-z_]+$", examples=["relationship"])
     id: UUID = Field(description="The row's id; for a create, made by the device (UUIDv7)")
     op: Literal["create", "update", "delete", "command"]
     base_version: Annotated[Whole, Field(ge=0, le=2_000_000_000)] | None = Field(None, description="The version that the device saw")
     fields: Annotated[dict[str, Any], Field(max_length=100)] = Field(
         {}, description="What changed; for a create with `episode_id`. Unknown fields are listed"
     )
-    occurred_at: Moment | None = Field(None, description="The device's time; stored, never used to order or to merge")
+    occurred_at: Annotated[Moment | None, BeforeValidator(_lenient)] = Field(
+        None, description="The device's time; stored, never used to order or to merge"
+    )
     group: OneLine | None = Field(
         None, max_length=60, description="Mutations that stand together with the same group are applied together, or not at all"
     )
@@ -214,7 +226,7 @@ class PushIn(In):
 
     client_id: UUID = Field(description="The device: as in the token")
     schema_version: Annotated[Whole, Field(ge=0, le=1_000_000)] = SCHEMA_VERSION
-    mutations: Annotated[list[MutationIn], Field(max_length=MOST_MUTATIONS)]
+    mutations: Annotated[list[Annotated[MutationIn | dict[str, Any], Field(union_mode="left_to_right")]], Field(max_length=MOST_MUTATIONS)]
 
 
 class MutationProblem(Out):
@@ -231,9 +243,9 @@ class MutationProblem(Out):
 class MutationResult(Out):
     """What became of a mutation."""
 
-    mutation_id: UUID
+    mutation_id: str = Field(description="As it was sent")
     entity: str
-    id: UUID
+    id: str
     status: Literal["applied", "duplicate", "merged", "conflict", "rejected"]
     row: dict[str, Any] | None = Field(description="The row as the service has it; null when there is none, or for a repeat")
     problem: MutationProblem | None
@@ -255,9 +267,9 @@ def shown_result(result: Result) -> dict[str, Any]:
     """Return a result as it goes over the wire."""
     m = result.mutation
     return {
-        "mutation_id": m.mutation_id,
+        "mutation_id": str(m.mutation_id),
         "entity": m.entity,
-        "id": m.id,
+        "id": str(m.id),
         "status": result.status,
         "row": result.row,
         "problem": None if result.problem is None else _problem(result.problem),
@@ -284,15 +296,40 @@ async def push_changes(call: Annotated[Call, needs("sync", patients=True)], push
     check_schema(push_in.schema_version, reading=False)
     if call.visit.caller.device_id is not None and push_in.client_id != call.visit.caller.device_id:
         raise Invalid(faults=[Fault("/client_id", "is not the device that the token is bound to")])
-    groups = [(m.group, m.mutation_id) for m in push_in.mutations if m.group is not None]
+    readable = [m for m in push_in.mutations if isinstance(m, MutationIn)]
+    groups = [(m.group, m.mutation_id) for m in readable if m.group is not None]
     if len(set(groups)) != len(groups):
         raise Invalid(faults=[Fault("/mutations", "a mutation stands twice in one group")])
+    broken = {str(m.get("group")) for m in push_in.mutations if isinstance(m, dict) and m.get("group") is not None}
     mutations = [
         read_mutation(m.mutation_id, m.entity, m.id, m.op, m.base_version, m.fields, occurred_at=m.occurred_at, group=m.group)
-        for m in push_in.mutations
+        for m in readable
+        if m.group not in broken
     ]
-    results = await push(call.visit, mutations)
-    return {"results": [shown_result(r) for r in results], "schema_version": SCHEMA_VERSION, "server_time": call.visit.now}
+    results = iter(await push(call.visit, mutations))
+    shown = [_unread(m) if isinstance(m, dict) else _not_taken(m) if m.group in broken else shown_result(next(results)) for m in push_in.mutations]
+    return {"results": shown, "schema_version": SCHEMA_VERSION, "server_time": call.visit.now}
+
+
+def _unread(sent: dict[str, Any]) -> dict[str, Any]:
+    """Return the result of a mutation that cannot be read: what is wrong with it, by pointers into it."""
+    try:
+        MutationIn.model_validate(sent)
+    except ValidationError as error:
+        faults = [Fault("".join(f"/{escaped(p)}" for p in e["loc"]), str(e["msg"])) for e in error.errors()[:20]]
+    else:
+        faults = []
+    return _refused(sent, MutationMalformed(faults=faults))
+
+
+def _not_taken(sent: MutationIn) -> dict[str, Any]:
+    return _refused({"mutation_id": sent.mutation_id, "entity": sent.entity, "id": sent.id}, GroupRefused())
+
+
+def _refused(sent: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
+    names = {name: str(sent.get(name))[:60] for name in ("mutation_id", "entity", "id")}
+    empty: dict[str, Any] = {"row": None, "conflict_id": None, "repeated": False, "ignored": [], "notice": {}}
+    return names | empty | {"status": "rejected", "problem": _problem(told(refusal))}
 
 
 class ConflictOut(InChart):
@@ -337,8 +374,7 @@ async def list_conflicts(
     """List the edits that were kept, of the caseload."""
     visit = call.visit
     pager = call.pager(limit, cursor, {"status": status, "episode_id": episode_id})
-    seen = [e for e, scope in SCOPE_OF.items() if scope in visit.caller.scopes]
-    wanted = [own(visit.connection, sync_conflict), sync_conflict.c.entity.in_(seen)]
+    wanted = [own(visit.connection, sync_conflict), sync_conflict.c.entity.in_(conflicts_shown(visit.caller))]
     wanted += [sync_conflict.c.status == status] if status else []
     wanted += [sync_conflict.c.episode_id == episode_id] if episode_id else []
     if visit.caller.clinician_id is not None:

@@ -53,6 +53,14 @@ class BaseAhead(Invalid):
     """The version in base_version does not exist yet."""
 
 
+class FieldFixed(Invalid):
+    """This field is the service's, or does not change any more."""
+
+
+class MutationMalformed(Invalid):
+    """The mutation cannot be read."""
+
+
 class GroupRefused(Conflict):
     """Another mutation of the group was not taken, so none of them was."""
 
@@ -121,14 +129,17 @@ def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> set[s
 
 
 def changed_since(states: Sequence[Mapping[str, Any]], own: Sequence[bool]) -> tuple[set[str], set[str]]:
-    """Return the fields that changed since the first state: those whose last change was the device's own, and those of others.
+    """Return the fields that the device itself has written since the first state, and those whose last change was another's.
 
     `own` tells, state by state, whether the device's write made it.
     """
     last: dict[str, bool] = {}
+    written: set[str] = set()
     for before, after, mine in zip(states, states[1:], own[1:], strict=False):
-        last |= dict.fromkeys(changed_fields(before, after), mine)
-    return {name for name, mine in last.items() if mine}, {name for name, mine in last.items() if not mine}
+        fields = changed_fields(before, after)
+        last |= dict.fromkeys(fields, mine)
+        written |= fields if mine else set()
+    return written, {name for name, mine in last.items() if not mine}
 
 
 def disputed_fields(theirs: Collection[str], present: Mapping[str, Any], sent: Mapping[str, Any], seen: Mapping[str, Any] | None = None) -> list[str]:

@@ -11,6 +11,7 @@ from app.store.rows import own, page
 from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
 from app.store.tables.people import care_team, clinician, episode, patient, patient_key
+from app.store.tables.record import change
 from app.store.tables.work import risk_alert
 
 
@@ -51,6 +52,33 @@ async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUI
     """Return an episode of the caseload with what every step in it needs, or None."""
     query = _charts(connection, clinician_id).where(episode.c.id == episode_id)
     return await connection.first(query.with_for_update(key_share=True, of=episode) if lock else query)
+
+
+async def lock_charts(
+    connection: Connection, rows: Mapping[sa.Table, Sequence[UUID]], episode_ids: Sequence[UUID], clinician_id: UUID | None
+) -> None:
+    """Lock the charts of some rows, and some charts, of the caseload, in one order: two that want the same ones cannot cross."""
+    wanted = set(episode_ids)
+    for table, ids in rows.items():
+        found = await connection.rows(sa.select(table.c.episode_id).distinct().where(own(connection, table), table.c.id.in_(ids)))
+        wanted |= {r["episode_id"] for r in found}
+    if wanted:
+        mine = in_caseload(connection, clinician_id, episode_id=episode.c.id)
+        query = sa.select(episode.c.id).where(own(connection, episode), episode.c.id.in_(wanted), mine).order_by(episode.c.id)
+        await connection.rows(query.with_for_update(key_share=True, of=episode))
+
+
+async def was_told_to_forget(connection: Connection, person_id: UUID, episode_id: UUID) -> bool:
+    """Tell whether a person was in a care team and has left it: their devices were told to forget the chart."""
+    wanted = (change.c.partner_id == connection.partner_id, change.c.audience == person_id, change.c.episode_id == episode_id)
+    return await connection.value(sa.select(change.c.seq).where(*wanted, change.c.op == "revoke").limit(1)) is not None
+
+
+async def newest_episode_of(connection: Connection, patient_id: UUID, clinician_id: UUID | None) -> UUID | None:
+    """Return the newest course of a patient in the caseload, or None."""
+    mine = in_caseload(connection, clinician_id, episode_id=episode.c.id)
+    query = sa.select(episode.c.id).where(own(connection, episode), episode.c.patient_id == patient_id, mine)
+    return await connection.value(query.order_by(episode.c.created_at.desc(), episode.c.id.desc()).limit(1))  # type: ignore[no-any-return]
 
 
 async def page_charts(

@@ -85,10 +85,14 @@ def _newest(connection: Connection, scope: Scope, window: Window) -> Any:
         return sa.select(*columns).where(*where, *stretch)
 
     of_patients = [change.c.patient_id.in_(scope.patient_ids), *([] if scope.whole_patient else [change.c.episode_id.is_(None)])]
+    still = [  # a copy that came after the person had left is not for them
+        change.c.episode_id.in_(scope.episode_ids),
+        sa.and_(change.c.patient_id.in_(scope.patient_ids), sa.true() if scope.whole_patient else change.c.episode_id.is_(None)),
+    ]
     mine = sa.union_all(
         part(public(connection), change.c.episode_id.in_(scope.episode_ids)),
         part(public(connection), *of_patients),
-        part(change.c.partner_id == connection.partner_id, change.c.audience == scope.person_id),
+        part(change.c.partner_id == connection.partner_id, change.c.audience == scope.person_id, sa.or_(change.c.op == "revoke", *still)),
     ).subquery()
     return sa.select(sa.func.max(mine.c.seq).label("seq")).group_by(mine.c.entity, mine.c.entity_id).subquery()
 
