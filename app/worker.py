@@ -7,16 +7,18 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import groupby
 from uuid import UUID
 
 import sqlalchemy as sa
 import structlog
 
 from app.actions.alerts import escalate_alert
-from app.actions.deliveries import Message, note_attempt, take_due, turn_into_deliveries
+from app.actions.deliveries import Attempt, Message, note_attempts, take_due, turn_into_deliveries
 from app.actions.visit import Visit
 from app.api.bearer import utc_now
 from app.config import Settings
@@ -30,7 +32,7 @@ from app.store.door import partners
 from app.store.feed import compact, stamp
 from app.store.sync import clear_ledger
 from app.store.tables.door import idempotency_key, revocation, used_assertion
-from app.store.webhooks import clear_deliveries, enabled_endpoints
+from app.store.webhooks import clear_deliveries, enabled_endpoints, give_up_overdue
 from app.store.work import overdue_alerts
 
 CLEAR_EVERY_SECONDS = 60.0
@@ -38,7 +40,9 @@ COMPACT_EVERY_SECONDS = 3600.0
 ALERTS_EVERY_SECONDS = 5.0
 DELIVER_EVERY_SECONDS = 0.5
 PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
-URGENT_AT_ONCE, OTHERS_AT_ONCE = 32, 64
+SOON_SECONDS = 0.02
+URGENT_AT_ONCE, OTHERS_AT_ONCE = 64, 64
+URGENT_OF_A_PARTNER, OTHERS_OF_A_PARTNER = 16, 32
 TOMBSTONES_KEPT = timedelta(days=400)
 DELIVERIES_KEPT = timedelta(days=30)
 NAME = "worker"
@@ -57,13 +61,13 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ring = read_key_ring(settings.keys_path)
-    deliveries = Deliveries(database, ring, Outbound(settings.allowed_hosts))
+    deliveries = Deliveries(database, ring, settings.allowed_hosts)
     try:
         await asyncio.gather(
             _every(ALERTS_EVERY_SECONDS, stop, "alerts_escalated", lambda: escalate(database, ring, clock(utc_now))),
             _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(database, utc_now())),
             _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(database, utc_now())),
-            _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now))),
+            _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now)), soon=SOON_SECONDS),
             _stop_with(parent, stop),
         )
     finally:
@@ -71,10 +75,10 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
         await database.close()
 
 
-async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[], Awaitable[int]]) -> None:
-    """Do a job again and again; the database away, or a fault in one round, ends no worker."""
+async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[], Awaitable[int]], soon: float | None = None) -> None:
+    """Do a job again and again, `soon` after a round that had something to do; the database away, or a fault in one round, ends no worker."""
     while not stop.is_set():
-        started = time.monotonic()
+        started, done = time.monotonic(), 0
         try:
             done = await job()
             if done:
@@ -83,8 +87,9 @@ async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[
             log.warning("database_away", job=what)
         except Exception as error:  # noqa: BLE001 - the other rounds and jobs go on
             log.error("job_failed", job=what, kind=type(error).__name__)  # noqa: TRY400 - a trace may hold values
+        left = seconds - (time.monotonic() - started)
         with suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), max(0.0, seconds - (time.monotonic() - started)))
+            await asyncio.wait_for(stop.wait(), max(0.0, min(left, soon) if done and soon is not None else left))
 
 
 async def _stop_with(parent: int | None, stop: asyncio.Event) -> None:
@@ -103,86 +108,113 @@ async def known_partners(database: Database) -> list[UUID]:
 
 
 class Deliveries:
-    """Takes due deliveries and posts them. What is urgent has room of its own: no slow receiver stands before it."""
+    """Takes due deliveries and posts them. What is urgent has room, connections and resolvers of its own: no slow receiver stands before it."""
 
-    def __init__(self, database: Database, ring: KeyRing, outbound: Outbound, now: Callable[[], datetime] = utc_now) -> None:
-        self._database, self._ring, self._outbound, self._now = database, ring, outbound, now
-        self._under_way: dict[bool, set[asyncio.Task[None]]] = {True: set(), False: set()}
+    def __init__(self, database: Database, ring: KeyRing, allowed: Iterable[str], now: Callable[[], datetime] = utc_now, **outbound: float) -> None:
+        self._database, self._ring, self._now = database, ring, now
+        self._outbound = {urgent: Outbound(allowed, **outbound) for urgent in (True, False)}
+        self._under_way: dict[tuple[bool, UUID], set[asyncio.Task[None]]] = defaultdict(set)
+        self._done: list[Attempt] = []
+        self._turn = 0
 
     async def take(self, now: datetime) -> int:
-        """Walk the feeds, claim what is due and start posting it; return how many were started. One endpoint's trouble is no other's."""
-        started = 0
-        for partner_id in await known_partners(self._database):
+        """Note what was done, walk the feeds, claim what is due and start posting it; return how many were noted and started.
+
+        Each round begins with another partner, and one endpoint's trouble, whatever it is, is no other's.
+        """
+        number = await self.note()
+        known = await known_partners(self._database)
+        self._turn = (self._turn + 1) % max(1, len(known))
+        for partner_id in known[self._turn :] + known[: self._turn]:
             async with self._database.transaction(partner_id) as connection:
                 endpoints = await enabled_endpoints(connection)
             for endpoint in endpoints:
                 try:
-                    started += await self._take_one(partner_id, endpoint, now)
-                except (TryAgain, DatabaseAway):
-                    log.warning("deliveries_put_off", partner_id=str(partner_id))
-        return started
+                    number += await self._take_one(partner_id, endpoint, now)
+                except (TryAgain, DatabaseAway, OutcomeUnknown):
+                    log.warning("deliveries_put_off", endpoint_id=str(endpoint["id"]))
+                except Exception as error:  # noqa: BLE001 - every other endpoint is told all the same
+                    log.error("deliveries_failed", endpoint_id=str(endpoint["id"]), kind=type(error).__name__)  # noqa: TRY400
+        return number
+
+    def _room(self, partner_id: UUID, *, urgent: bool) -> int:
+        """Return how many more may be under way: in all, and of one partner, so that others find room, too."""
+        of_all = sum(len(tasks) for (lane, _), tasks in self._under_way.items() if lane == urgent)
+        most, of_one = (URGENT_AT_ONCE, URGENT_OF_A_PARTNER) if urgent else (OTHERS_AT_ONCE, OTHERS_OF_A_PARTNER)
+        return min(most - of_all, of_one - len(self._under_way[urgent, partner_id]))
 
     async def _take_one(self, partner_id: UUID, endpoint: Row, now: datetime) -> int:
+        messages: list[tuple[bool, Message]] = []
         async with self._database.transaction(partner_id) as connection:
-            await turn_into_deliveries(_visit(connection, self._ring, partner_id, now), endpoint)
+            visit = _visit(connection, self._ring, partner_id, now)
+            await turn_into_deliveries(visit, endpoint)
+            for urgent in (True, False):
+                room = self._room(partner_id, urgent=urgent)
+                messages += [(urgent, m) for m in await take_due(visit, endpoint, urgent=urgent, room=room)] if room > 0 else []
             await connection.commit()
-        started = 0
-        for urgent, most in ((True, URGENT_AT_ONCE), (False, OTHERS_AT_ONCE)):
-            room = most - len(self._under_way[urgent])
-            if room <= 0:
-                continue
-            async with self._database.transaction(partner_id) as connection:
-                visit = _visit(connection, self._ring, partner_id, now)
-                messages = await take_due(visit, endpoint, urgent=urgent, room=room)
-                await connection.commit()
-            for message in messages:
-                task = asyncio.create_task(self._deliver(message))
-                self._under_way[urgent].add(task)
-                task.add_done_callback(self._under_way[urgent].discard)
-            started += len(messages)
-        return started
+        for urgent, message in messages:
+            task = asyncio.create_task(self._deliver(message, urgent=urgent))
+            self._under_way[urgent, partner_id].add(task)
+            task.add_done_callback(self._under_way[urgent, partner_id].discard)
+        return len(messages)
 
-    async def _deliver(self, message: Message) -> None:
-        """Post one message and write what came of it. A fault here leaves the claim to its lease: it is posted again."""
+    async def _deliver(self, message: Message, *, urgent: bool) -> None:
+        """Post one message. A process that dies here leaves the claim to its lease: it is posted again."""
         started = time.monotonic()
         status = error = None
         try:
-            answer = await self._outbound.post(message.endpoint["url"], message.headers, message.body)
-            status = answer.status
+            status = (await self._outbound[urgent].post(message.endpoint["url"], message.headers, message.body)).status
         except AddressRefused as refused:
             error = f"address refused: {refused}"
         except NoAnswer as none:
             error = str(none)
-        milliseconds = round((time.monotonic() - started) * 1000)
-        for _ in range(3):
-            try:
-                await self._note(message, status, error, milliseconds)
-            except TryAgain:
-                continue
-            except (DatabaseAway, OutcomeUnknown):
-                log.warning("attempt_not_noted", partner_id=str(message.partner_id))
-            except Exception as trouble:  # noqa: BLE001 - the lease ends, and it is tried again
-                log.error("attempt_not_noted", kind=type(trouble).__name__)  # noqa: TRY400 - a trace may hold values
-            return
+        except Exception as trouble:  # noqa: BLE001 - whatever it was, the attempt failed and is noted
+            error = type(trouble).__name__
+        self._done.append(Attempt(message, status, error, round((time.monotonic() - started) * 1000)))
 
-    async def _note(self, message: Message, status: int | None, error: str | None, milliseconds: int) -> None:
-        async with self._database.transaction(message.partner_id) as connection:
-            visit = _visit(connection, self._ring, message.partner_id, clock(self._now))
-            await note_attempt(visit, message, status, error, milliseconds)
+    async def note(self) -> int:
+        """Write what attempts came to, those of a partner together; what cannot be written now is written with the next round."""
+        done, self._done = self._done, []
+        for partner_id, attempts in groupby(sorted(done, key=lambda a: a.message.partner_id), key=lambda a: a.message.partner_id):
+            mine = list(attempts)
+            try:
+                await self._note(partner_id, mine)
+            except (TryAgain, DatabaseAway, OutcomeUnknown):
+                self._done += mine
+                log.warning("attempts_not_noted_yet", partner_id=str(partner_id), number=len(mine))
+            except Exception as trouble:  # noqa: BLE001 - one that cannot be noted holds up no other
+                log.error("attempts_not_noted", kind=type(trouble).__name__)  # noqa: TRY400 - a trace may hold values
+                await self._note_one_by_one(partner_id, mine)
+        return len(done)
+
+    async def _note_one_by_one(self, partner_id: UUID, attempts: list[Attempt]) -> None:
+        for attempt in attempts:
+            try:
+                await self._note(partner_id, [attempt])
+            except Exception as trouble:  # noqa: BLE001 - its lease ends, and it is tried again
+                log.error("attempt_not_noted", kind=type(trouble).__name__)  # noqa: TRY400 - a trace may hold values
+
+    async def _note(self, partner_id: UUID, attempts: list[Attempt]) -> None:
+        async with self._database.transaction(partner_id) as connection:
+            visit = _visit(connection, self._ring, partner_id, clock(self._now))
+            await note_attempts(visit, attempts)
             if visit.journal.changes:
                 await insert_access(connection, _access(visit, "worker switch_off_endpoint"))
                 await stamp(connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
             await connection.commit()
 
     async def settled(self) -> None:
-        """Return when nothing is under way."""
-        while under_way := [*self._under_way[True], *self._under_way[False]]:
+        """Return when nothing is under way and everything is noted."""
+        while under_way := [task for tasks in self._under_way.values() for task in tasks]:
             await asyncio.wait(under_way)
+        await self.note()
 
     async def close(self) -> None:
         """Let what is under way come to its end (an attempt takes 15 s at the most), then close."""
-        await self.settled()
-        await self._outbound.close()
+        with suppress(DatabaseAway):
+            await self.settled()
+        for outbound in self._outbound.values():
+            await outbound.close()
 
 
 def _visit(connection: Connection, ring: KeyRing, partner_id: UUID, now: datetime) -> Visit:
@@ -244,7 +276,7 @@ async def clear_expired(database: Database, now: datetime) -> int:
             for table in (idempotency_key, used_assertion):
                 own = (table.c.partner_id == partner_id, table.c.expires_at < now)
                 cleared += await connection.run(sa.delete(table).where(*own))
-            cleared += await clear_deliveries(connection, now - DELIVERIES_KEPT)
+            cleared += await give_up_overdue(connection, now) + await clear_deliveries(connection, now - DELIVERIES_KEPT)
             await connection.commit()
     return cleared
 

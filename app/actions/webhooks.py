@@ -19,7 +19,7 @@ from app.store.feed import page_events, where_it_stands
 from app.store.rows import find_row
 from app.store.tables.every import SHARED_TABLES, metadata
 from app.store.tables.webhooks import webhook_endpoint
-from app.store.webhooks import add_ping, add_secret, expire_secrets, forget_endpoint, move_back, place_at_head, standing_of
+from app.store.webhooks import add_ping, add_secret, begin_anew, expire_secrets, forget_endpoint, move_back, place_at_head, standing_of
 
 
 class AddressUnfit(Invalid):
@@ -44,6 +44,12 @@ def pairs_of(types: Iterable[str] | None) -> list[tuple[str, str]]:
     unknown = [t for t in wanted if t not in {EVERY, *known, *(f"{e}.*" for e in told_entities())}]
     if unknown:
         raise EventTypeUnknown(f"Not known: {', '.join(u[:60] for u in unknown[:5])}. See /v1/event-types.")
+    return pairs_told(wanted)
+
+
+def pairs_told(types: Iterable[str]) -> list[tuple[str, str]]:
+    """Return the pairs that an endpoint is told of; a type of its that this release does not know is passed over."""
+    wanted = list(types)
     return [(entity, op) for entity in told_entities() for op in VERBS if wants(wanted, event_type(entity, op))]
 
 
@@ -126,6 +132,8 @@ async def amend_endpoint(visit: Visit, endpoint_id: UUID, values: dict[str, Any]
     _check(values, allowed)
     if values.get("status") == "enabled":
         values = {**values, "disabled_because": None, "disabled_at": None}
+    if values.get("status") == "enabled" or "url" in values:
+        await begin_anew(visit.connection, endpoint_id, visit.now, visit.now + GIVE_UP_AFTER)
     return await amend(visit, webhook_endpoint, row, Fields(values))
 
 
@@ -147,7 +155,7 @@ async def rotate_secret(visit: Visit, endpoint_id: UUID, overlap: timedelta) -> 
 
 async def ping(visit: Visit, endpoint_id: UUID) -> UUID:
     """Send a test delivery. Raises EndpointOff."""
-    row = await get_endpoint(visit, endpoint_id)
+    row = await get_endpoint(visit, endpoint_id, lock=True)
     if row["status"] != "enabled":
         raise EndpointOff
     visit.journal.kept_beside = True

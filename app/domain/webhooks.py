@@ -18,6 +18,9 @@ DISABLE_AFTER = timedelta(hours=120)  # own design: two days after the first dea
 STEPS = tuple(timedelta(seconds=s) for s in (5, 30, 120, 600, 1800, 3600, 7200, 14_400, 28_800))  # own design, doubling from seconds to hours
 URGENT_STEPS = tuple(timedelta(seconds=s) for s in (2, 5, 10, 15, 20, 30))  # a risk alert is tried at least every 30 s in its first hour
 URGENT_PHASE = timedelta(hours=1)
+URGENT_AFTERWARDS = timedelta(minutes=5)
+DISABLE_AFTER_FAILURES = 10  # and no success between: a receiver that was asked once in five days is not switched off
+SLOW_DOWN_AFTER = timedelta(seconds=30)  # one event that a receiver does not like is no failing receiver
 
 
 class EventTypeUnknown(Invalid):
@@ -40,5 +43,5 @@ def wants(event_types: Collection[str], name: str) -> bool:
 
 def wait_before(attempts: int, *, urgent: bool, waited: timedelta, jitter: float) -> timedelta:
     """Return how long to wait after the given number of failed attempts; `jitter` from 0 to 1 spreads it over half to the whole step."""
-    steps = URGENT_STEPS if urgent and waited < URGENT_PHASE else STEPS
+    steps = URGENT_STEPS if urgent and waited < URGENT_PHASE else (URGENT_AFTERWARDS,) if urgent else STEPS
     return steps[min(attempts, len(steps)) - 1] * (0.5 + jitter / 2)

@@ -11,6 +11,7 @@ import socket
 import ssl
 import time
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -22,6 +23,12 @@ CONNECT_WITHIN_SECONDS = 5.0
 MOST_OF_AN_ANSWER = 65_536
 LONGEST_URL = 2_000
 PORTS = {"https": 443, "http": 80}
+RESOLVERS = 32  # a name server that does not answer holds one for its own time; no other lane waits for it
+GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
+NOT_PUBLIC = tuple(  # beside what the standard library's tables, which differ from release to release, call private
+    ipaddress.ip_network(n) for n in ("192.0.0.0/24", "192.88.99.0/24", "168.63.129.16/32", "198.18.0.0/15", "3fff::/20", "2001:db8::/32")
+)
+ISATAP = (0x00005EFE, 0x02005EFE)
 EMBEDDED_IPV4 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("64:ff9b:1::/48"), ipaddress.ip_network("::/96"))
 
 
@@ -53,8 +60,8 @@ def checked_url(url: str, allowed: Iterable[str] = ()) -> SplitResult:
     except (ValueError, UnicodeError):
         message = "is not an address"
         raise AddressRefused(message) from None
-    if len(url) > LONGEST_URL or not url.isprintable() or " " in url or not host:
-        message = f"is not an address of at most {LONGEST_URL} visible characters (a name with other than ASCII letters is written as xn--)"
+    if len(url) > LONGEST_URL or not url.isascii() or not url.isprintable() or " " in url or not host:
+        message = f"is not an address of at most {LONGEST_URL} visible ASCII characters (xn-- and %-escapes for others)"
         raise AddressRefused(message)
     if parts.username is not None or parts.password is not None or parts.fragment:
         message = "must hold no credentials and no fragment"
@@ -88,7 +95,10 @@ def check_public(address: str) -> None:
                 message = "is not in the public internet"
                 raise AddressRefused(message)
             return
-    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified:
+        if ip not in GLOBAL_IPV6 or (int(ip) >> 32) & 0xFFFFFFFF in ISATAP:
+            message = "is not in the public internet"
+            raise AddressRefused(message)
+    if not ip.is_global or ip.is_multicast or ip.is_reserved or ip.is_unspecified or any(ip in n for n in NOT_PUBLIC if n.version == ip.version):
         message = "is not in the public internet"
         raise AddressRefused(message)
 
@@ -99,6 +109,7 @@ class _Guard(httpcore.AsyncNetworkBackend):
     def __init__(self, allowed: Iterable[str]) -> None:
         self._allowed = tuple(allowed)
         self._plain = httpcore.AnyIOBackend()
+        self.resolvers = ThreadPoolExecutor(RESOLVERS, "resolver")
 
     async def connect_tcp(
         self,
@@ -113,7 +124,7 @@ class _Guard(httpcore.AsyncNetworkBackend):
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(CONNECT_WITHIN_SECONDS):
-                found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+                found = await loop.run_in_executor(self.resolvers, lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError, TimeoutError) as error:
             raise httpcore.ConnectError(str(error)) from error
         addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
@@ -144,9 +155,10 @@ class Outbound:
     def __init__(self, allowed: Iterable[str] = (), within_seconds: float = WITHIN_SECONDS) -> None:
         self.allowed = tuple(allowed)
         self._within = within_seconds
+        self._guard = _Guard(self.allowed)
         self._pool = httpcore.AsyncConnectionPool(
             ssl_context=ssl.create_default_context(),
-            network_backend=_Guard(self.allowed),
+            network_backend=self._guard,
             max_connections=100,
             max_keepalive_connections=0,  # a name is resolved and judged anew for every request
             retries=0,
@@ -157,31 +169,33 @@ class Outbound:
         checked_url(url, self.allowed)
         started = time.monotonic()
         sent = [(k.encode(), v.encode()) for k, v in {**headers, "Accept-Encoding": "identity"}.items()]
+        status = None
         limits = {"connect": CONNECT_WITHIN_SECONDS, "read": self._within, "write": self._within, "pool": self._within}
         try:
             async with (
                 asyncio.timeout(self._within),
                 self._pool.stream("POST", url, headers=sent, content=body, extensions={"timeout": limits}) as answer,
             ):
-                seen = 0
+                status, seen = answer.status, 0
                 async for part in answer.aiter_stream():
                     seen += len(part)
                     if seen > MOST_OF_AN_ANSWER:
                         break
-                status = answer.status
         except AddressRefused:
             raise
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, TimeoutError, OSError, ValueError, RuntimeError) as error:
-            raise NoAnswer(type(error).__name__) from error
+        except Exception as error:
+            if status is None:  # with the status known the body does not matter
+                raise NoAnswer(type(error).__name__) from error
         return Answer(status, round((time.monotonic() - started) * 1000))
 
     async def close(self) -> None:
         """Close every connection."""
         await self._pool.aclose()
+        self._guard.resolvers.shutdown(wait=False, cancel_futures=True)
 
 
 def _is_allowed(host: str, port: int, allowed: Iterable[str]) -> bool:
-    return f"{host}:{port}".lower() in {a.strip().lower() for a in allowed}
+    return f"{host.strip('[]')}:{port}".lower() in {a.strip().lower().replace("[", "").replace("]", "") for a in allowed}
 
 
 def _literals(host: str) -> list[str]:

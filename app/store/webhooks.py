@@ -48,7 +48,7 @@ async def secrets_of(connection: Connection, endpoint_id: UUID, now: datetime) -
 async def place_at_head(connection: Connection, endpoint_id: UUID) -> None:
     """Let a new endpoint be told of what is written from now on."""
     seq = sa.select(change_clock.c.seq).where(change_clock.c.partner_id == connection.partner_id).scalar_subquery()
-    values = {"partner_id": connection.partner_id, "endpoint_id": endpoint_id, "seq": seq, "urgent_seq": seq}
+    values = {"partner_id": connection.partner_id, "endpoint_id": endpoint_id, "seq": seq, "urgent_seq": seq, "failures": 0}
     await connection.run(sa.insert(webhook_position).values(values))
 
 
@@ -56,16 +56,27 @@ async def move_back(connection: Connection, endpoint_id: UUID, seq: int, now: da
     """Let an endpoint be told again of everything after `seq`: what was delivered or given up is due anew."""
     p, d = webhook_position, webhook_delivery
     where = (own(connection, p), p.c.endpoint_id == endpoint_id)
+    await connection.run(sa.update(p).where(*where).values(seq=sa.func.least(p.c.seq, seq), urgent_seq=sa.func.least(p.c.urgent_seq, seq)))
     await connection.run(
-        sa.update(p).where(*where).values(seq=sa.func.least(p.c.seq, seq), urgent_seq=sa.func.least(p.c.urgent_seq, seq), failing_since=None)
+        sa.update(d).where(own(connection, d), d.c.endpoint_id == endpoint_id, d.c.seq > seq).values(_anew(now, give_up_at) | {"status": "pending"})
     )
-    again = {"status": "pending", "attempts": 0, "next_attempt_at": now, "give_up_at": give_up_at, "claimed_until": None, "delivered_at": None}
-    await connection.run(sa.update(d).where(own(connection, d), d.c.endpoint_id == endpoint_id, d.c.seq > seq).values(again))
+
+
+def _anew(now: datetime, give_up_at: datetime) -> dict[str, Any]:
+    return {"attempts": 0, "next_attempt_at": now, "give_up_at": give_up_at, "claim": None, "claimed_until": None, "delivered_at": None}
+
+
+async def begin_anew(connection: Connection, endpoint_id: UUID, now: datetime, give_up_at: datetime) -> None:
+    """Let an endpoint that is enabled again, or has another address, begin with a clean sheet: what waits is due now, for the full time."""
+    p, d = webhook_position, webhook_delivery
+    await connection.run(sa.update(p).where(own(connection, p), p.c.endpoint_id == endpoint_id).values(failing_since=None, failures=0))
+    waits = (own(connection, d), d.c.endpoint_id == endpoint_id, d.c.status == "pending")
+    await connection.run(sa.update(d).where(*waits).values(_anew(now, give_up_at)))
 
 
 async def forget_endpoint(connection: Connection, endpoint_id: UUID) -> None:
-    """Delete what hangs on an endpoint."""
-    for table in (webhook_delivery, webhook_position, webhook_secret):
+    """Delete what hangs on an endpoint; its position first, which a worker that is turning the feed into deliveries holds."""
+    for table in (webhook_position, webhook_delivery, webhook_secret):
         await connection.run(sa.delete(table).where(own(connection, table), table.c.endpoint_id == endpoint_id))
 
 
@@ -87,7 +98,7 @@ async def enabled_endpoints(connection: Connection) -> list[Row]:
     """Return the partner's endpoints that are told of events, with since when each fails."""
     e, p = webhook_endpoint, webhook_position
     return await connection.rows(
-        sa.select(e, p.c.failing_since)
+        sa.select(e, p.c.failing_since, p.c.seq, p.c.urgent_seq)
         .join(p, (p.c.partner_id == e.c.partner_id) & (p.c.endpoint_id == e.c.id))
         .where(own(connection, e), e.c.status == "enabled")
         .order_by(e.c.id)
@@ -102,10 +113,12 @@ async def walk(connection: Connection, endpoint: Row, wanted: Collection[tuple[s
     """
     p, d = webhook_position, webhook_delivery
     where = (own(connection, p), p.c.endpoint_id == endpoint["id"])
+    head = await connection.value(sa.select(change_clock.c.seq).where(change_clock.c.partner_id == connection.partner_id))
+    if endpoint["seq"] >= head and endpoint["urgent_seq"] >= head:
+        return 0
     at = await connection.first(sa.select(p).where(*where).with_for_update(skip_locked=True))
     if at is None:
         return 0
-    head = await connection.value(sa.select(change_clock.c.seq).where(change_clock.c.partner_id == connection.partner_id))
     waiting = await connection.value(
         sa.select(sa.func.count()).where(own(connection, d), d.c.endpoint_id == endpoint["id"], d.c.status == "pending", ~d.c.urgent)
     )
@@ -166,60 +179,72 @@ def new_delivery(connection: Connection, endpoint_id: UUID, now: datetime, give_
 
 
 async def add_ping(connection: Connection, endpoint_id: UUID, name: str, now: datetime, give_up_at: datetime) -> UUID:
-    """Insert a test delivery, which is about nothing."""
-    values = new_delivery(connection, endpoint_id, now, give_up_at, urgent=True) | {"type": name}
+    """Insert a test delivery, which is about nothing and waits behind nobody's alert."""
+    values = new_delivery(connection, endpoint_id, now, give_up_at, urgent=False) | {"type": name}
     await connection.run(sa.insert(webhook_delivery).values(values))
     return UUID(str(values["id"]))
 
 
-async def claim(connection: Connection, endpoint_id: UUID, now: datetime, *, urgent: bool, most_at_once: int) -> list[Row]:
-    """Take due deliveries of an endpoint for the length of a lease, so that no more than `most_at_once` are under way by all workers."""
+async def claim(connection: Connection, endpoint_id: UUID, now: datetime, *, urgent: bool, most_at_once: int, room: int) -> list[Row]:
+    """Take due deliveries of an endpoint for the length of a lease, so that no more than `most_at_once` are under way by all workers.
+
+    What was never tried comes first, of alerts the newest. The rows are chosen by a statement of their own: inside the UPDATE the
+    planner may run the choice again and again, past its limit.
+    """
     d = webhook_delivery
     of_lane = (own(connection, d), d.c.endpoint_id == endpoint_id, d.c.status == "pending", d.c.urgent == urgent)
     under_way = await connection.value(sa.select(sa.func.count()).where(*of_lane, d.c.claimed_until > now))
-    if under_way >= most_at_once:
+    most = min(most_at_once - under_way, room)
+    if most <= 0:
         return []
     free = sa.or_(d.c.claimed_until.is_(None), d.c.claimed_until <= now)
-    due = (
-        sa.select(d.c.id)
-        .where(*of_lane, d.c.next_attempt_at <= now, free)
-        .order_by(d.c.next_attempt_at, d.c.seq)
-        .limit(most_at_once - under_way)
-        .with_for_update(skip_locked=True)
-    )
-    taken = sa.update(d).where(own(connection, d), d.c.id.in_(due)).values(claimed_until=now + LEASE, attempts=d.c.attempts + 1).returning(*d.c)
+    order = (d.c.attempts > 0, d.c.seq.desc().nulls_first()) if urgent else (d.c.next_attempt_at, d.c.seq)
+    due = sa.select(d.c.id).where(*of_lane, d.c.next_attempt_at <= now, free).order_by(*order).limit(most).with_for_update(skip_locked=True)
+    ids = [r["id"] for r in await connection.rows(due)]
+    if not ids:
+        return []
+    values = {"claim": uuid7(), "claimed_until": now + LEASE, "attempts": d.c.attempts + 1}
+    taken = sa.update(d).where(own(connection, d), d.c.id.in_(ids)).values(values).returning(*d.c)
     return sorted(await connection.rows(taken), key=lambda r: r["seq"] or 0)
 
 
 async def settle(connection: Connection, delivery: Row, outcome: dict[str, Any], entry: dict[str, Any]) -> bool:
-    """Write what became of an attempt; False when another worker has taken the delivery over, or it is done."""
+    """Write what became of an attempt; False when the delivery was claimed anew since, or is done."""
     d = webhook_delivery
-    mine = (own(connection, d), d.c.id == delivery["id"], d.c.status == "pending", d.c.attempts == delivery["attempts"])
+    mine = (own(connection, d), d.c.id == delivery["id"], d.c.status == "pending", d.c.claim == delivery["claim"])
     log = [*delivery["log"], entry][-ATTEMPTS_LOGGED:]
-    return await connection.run(sa.update(d).where(*mine).values(claimed_until=None, log=log, **outcome)) == 1
+    return await connection.run(sa.update(d).where(*mine).values(claim=None, claimed_until=None, log=log, **outcome)) == 1
 
 
-async def endpoint_succeeded(connection: Connection, endpoint_id: UUID, now: datetime) -> None:
-    """Note that an endpoint answers; when it did not before, everything that waits for it is due now."""
+async def endpoint_succeeded(connection: Connection, endpoint_id: UUID, now: datetime, wake_if_failing_before: datetime) -> None:
+    """Note that an endpoint answers; when it had not for a while, everything that waits for it is due now."""
     p, d = webhook_position, webhook_delivery
     where = (own(connection, p), p.c.endpoint_id == endpoint_id)
     failing = await connection.value(sa.select(p.c.failing_since).where(*where))
-    await connection.run(sa.update(p).where(*where).values(failing_since=None, last_success_at=now))
-    if failing is not None:
+    await connection.run(sa.update(p).where(*where).values(failing_since=None, failures=0, last_success_at=now))
+    if failing is not None and failing <= wake_if_failing_before:
         waits = (own(connection, d), d.c.endpoint_id == endpoint_id, d.c.status == "pending", d.c.next_attempt_at > now)
         await connection.run(sa.update(d).where(*waits).values(next_attempt_at=now))
 
 
-async def endpoint_failed(connection: Connection, endpoint_id: UUID, now: datetime) -> datetime:
-    """Note that an endpoint does not answer, and return since when."""
+async def endpoint_failed(connection: Connection, endpoint_id: UUID, now: datetime) -> tuple[datetime, int]:
+    """Note that an endpoint does not answer, and return since when, and how many times by now."""
     p = webhook_position
     found = await connection.first(
         sa.update(p)
         .where(own(connection, p), p.c.endpoint_id == endpoint_id)
-        .values(failing_since=sa.func.coalesce(p.c.failing_since, now))
-        .returning(p.c.failing_since)
+        .values(failing_since=sa.func.coalesce(p.c.failing_since, now), failures=p.c.failures + 1)
+        .returning(p.c.failing_since, p.c.failures)
     )
-    return found["failing_since"] if found else now
+    return (found["failing_since"], found["failures"]) if found else (now, 0)
+
+
+async def give_up_overdue(connection: Connection, now: datetime) -> int:
+    """Make dead letters of what was tried and has had its time, also where no attempt came to an end any more."""
+    d = webhook_delivery
+    free = sa.or_(d.c.claimed_until.is_(None), d.c.claimed_until <= now)
+    overdue = (own(connection, d), d.c.status == "pending", d.c.attempts > 0, d.c.give_up_at < now - LEASE, free)
+    return await connection.run(sa.update(d).where(*overdue).values(status="dead"))
 
 
 async def clear_deliveries(connection: Connection, before: datetime) -> int:

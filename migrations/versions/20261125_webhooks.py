@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.Column("urgent", sa.Boolean(), nullable=False),
         sa.Column("status", sa.Text(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
+        sa.Column("claim", sa.Uuid(), nullable=True),
         sa.Column("give_up_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("next_attempt_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("claimed_until", sa.TIMESTAMP(timezone=True), nullable=True),
@@ -65,7 +66,6 @@ def upgrade() -> None:
         sa.Column("created_at", sa.TIMESTAMP(timezone=True), nullable=False),
         sa.Column("delivered_at", sa.TIMESTAMP(timezone=True), nullable=True),
         sa.CheckConstraint("status IN ('pending', 'delivered', 'dead')", name=op.f("ck_webhook_delivery_status")),
-        sa.CheckConstraint("attempts BETWEEN 0 AND 1000", name=op.f("ck_webhook_delivery_attempts")),
         sa.CheckConstraint("last_status BETWEEN 100 AND 999", name=op.f("ck_webhook_delivery_last_status")),
         sa.ForeignKeyConstraint(
             ["partner_id", "endpoint_id"], ["webhook_endpoint.partner_id", "webhook_endpoint.id"], name=op.f("fk_webhook_delivery_webhook_endpoint")
@@ -91,6 +91,7 @@ def upgrade() -> None:
         sa.Column("seq", sa.BigInteger(), nullable=False),
         sa.Column("urgent_seq", sa.BigInteger(), nullable=False),
         sa.Column("failing_since", sa.TIMESTAMP(timezone=True), nullable=True),
+        sa.Column("failures", sa.Integer(), nullable=False),
         sa.Column("last_success_at", sa.TIMESTAMP(timezone=True), nullable=True),
         sa.ForeignKeyConstraint(
             ["partner_id", "endpoint_id"], ["webhook_endpoint.partner_id", "webhook_endpoint.id"], name=op.f("fk_webhook_position_webhook_endpoint")

@@ -23,6 +23,7 @@ from app.keys.cipher import read_key_ring
 from app.outbound.guarded import AddressRefused, NoAnswer, Outbound, check_public, checked_url
 from app.store.database import Database, clock
 from app.store.tables.webhooks import webhook_delivery
+from app.store.webhooks import claim, give_up_overdue, move_back, new_delivery, settle
 from app.worker import Deliveries
 from tests.driver import PHQ9, Device, mutation
 
@@ -31,6 +32,7 @@ class Receiver(ThreadingHTTPServer):
     """A vendor's receiver that can be down, slow, or lie."""
 
     daemon_threads = True
+    request_queue_size = 128
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -81,8 +83,8 @@ def worker(service, on_database, receiver):
     def rounds(number=1, later=timedelta(0), allowed=None, within=15.0):
         async def job(database: Database):
             moment = clock(lambda: datetime.now(UTC) + later)
-            outbound = Outbound((receiver.host,) if allowed is None else allowed, within)
-            deliveries = Deliveries(database, ring, outbound, lambda: moment)
+            hosts = (receiver.host,) if allowed is None else allowed
+            deliveries = Deliveries(database, ring, hosts, lambda: moment, within_seconds=within)
             taken = 0
             for _ in range(number):
                 taken += await deliveries.take(moment)
@@ -290,6 +292,10 @@ def test_an_endpoint_is_switched_off_after_long_failure_with_notice_and_told_the
     worker()
     partner.add_patient()
     worker(later=timedelta(hours=121))
+    assert partner.get(f"/v1/webhook-endpoints/{endpoint['id']}")["status"] == "enabled"  # one that is hardly asked is not switched off
+    for hours in range(122, 140):
+        partner.add_patient()
+        worker(later=timedelta(hours=hours))
     shown = partner.get(f"/v1/webhook-endpoints/{endpoint['id']}")
     assert (shown["status"], shown["disabled_because"]) == ("disabled", "failing")
     worker(2)
@@ -367,7 +373,7 @@ def test_retries_are_spread_and_end_at_72_hours_and_alerts_are_tried_every_half_
     assert wait_before(3, urgent=False, waited=timedelta(0), jitter=0) == STEPS[2] / 2
     assert max(URGENT_STEPS) <= timedelta(seconds=30)
     assert wait_before(50, urgent=True, waited=timedelta(minutes=59), jitter=1) <= timedelta(seconds=30)
-    assert wait_before(50, urgent=True, waited=timedelta(hours=2), jitter=1) == STEPS[-1]
+    assert wait_before(50, urgent=True, waited=timedelta(hours=2), jitter=1) == timedelta(minutes=5)
     assert timedelta(hours=72) == GIVE_UP_AFTER
 
 
@@ -377,6 +383,8 @@ BAD = [
     "https://0.0.0.0/", "https://10.0.0.1/", "https://172.16.0.1/", "https://192.168.1.1/", "https://169.254.169.254/latest/meta-data",
     "https://100.64.0.1/", "https://[fe80::1]/", "https://[fc00::1]/", "https://[::ffff:127.0.0.1]/", "https://[::ffff:7f00:1]/",
     "https://[64:ff9b::7f00:1]/", "https://[2002:7f00:1::]/", "https://[fd00:ec2::254]/", "https://224.0.0.1/", "https://255.255.255.255/",
+    "https://192.0.0.192/", "https://168.63.129.16/", "https://[fec0::1]/", "https://[3fff::1]/", "https://192.88.99.1/", "https://198.18.0.1/",
+    "https://[2001:4860:4860::5efe:7f00:1]/", "https://[100::1]/", "https://hooks.example.com/ü", "https://hooks.example.com/?q=é",
     "https://exam ple.com/", "https://example.com:99999/", "https:///x", "x", "https://münchen.de/", "https://192.0.2.1/", "https://[ff02::1]/",
 ]  # fmt: skip
 
@@ -396,6 +404,7 @@ def test_public_addresses_are_taken():
     for address in ("8.8.8.8", "2606:4700::1111", "::ffff:8.8.8.8"):
         check_public(address)
     assert checked_url("http://127.0.0.1:8080/x", ["127.0.0.1:8080"]).port == 8080
+    assert checked_url("http://[::1]:8080/x", ["[::1]:8080"]).port == 8080
     with pytest.raises(AddressRefused):
         checked_url("http://127.0.0.1:8081/x", ["127.0.0.1:8080"])
 
@@ -451,7 +460,6 @@ LIES = {
     "garbage": b"\x00\x01garbage\r\n\r\n",
     "endless headers": b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 50_000,
     "nothing": b"",
-    "half an answer": b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nabc",
     "impossible status": b"HTTP/1.1 9999 OK\r\n\r\n",
     "negative length": b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\n",
     "two lengths": b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
@@ -522,7 +530,7 @@ def test_two_workers_share_the_deliveries_and_none_is_told_twice(partner, hook, 
     ring = read_key_ring(service.settings.keys_path)
 
     async def job(database: Database):
-        workers = [Deliveries(database, ring, Outbound([receiver.host])) for _ in range(3)]
+        workers = [Deliveries(database, ring, [receiver.host]) for _ in range(3)]
         for _ in range(20):
             moment = clock(lambda: datetime.now(UTC))
             await asyncio.gather(*(w.take(moment) for w in workers))
@@ -623,3 +631,129 @@ def test_done_deliveries_are_cleared_after_30_days(partner, hook, receiver, work
     assert len(deliveries_of(partner, endpoint)) == 1
     on_database(lambda database: clear_expired(database, datetime.now(UTC) + timedelta(days=31)), "ipt_worker")
     assert deliveries_of(partner, endpoint) == []
+
+
+def test_no_more_is_claimed_than_there_is_room_for(partner, hook, on_database):
+    endpoint = UUID(hook(["goal.created"])["id"])
+    own = UUID(partner.partner_id)
+
+    async def job(database: Database):
+        moment = clock(lambda: datetime.now(UTC))
+        async with database.transaction(own) as connection:
+            for n in range(40):
+                row = new_delivery(connection, endpoint, moment, moment + GIVE_UP_AFTER, urgent=False)
+                await connection.run(sa.insert(webhook_delivery).values(row | {"type": "goal.created", "seq": n + 10_000}))
+            first = await claim(connection, endpoint, moment, urgent=False, most_at_once=8, room=3)
+            second = await claim(connection, endpoint, moment, urgent=False, most_at_once=8, room=20)
+            third = await claim(connection, endpoint, moment, urgent=False, most_at_once=8, room=20)
+            return [len(c) for c in (first, second, third)]
+
+    assert on_database(job, "ipt_worker") == [3, 5, 0]
+
+
+def test_an_endpoint_that_breaks_the_round_holds_up_no_other(partner, hook, receiver, worker, on_database):
+    broken, healthy = hook(["goal.created"]), hook(["goal.created"], url=receiver.address + "?healthy")
+    own = UUID(partner.partner_id)
+    unknown = hook(["goal.created"], url=receiver.address + "?unknown")
+
+    async def job(database: Database):
+        async with database.transaction(own) as connection:
+            await connection.run(sa.text("UPDATE webhook_secret SET secret = 'x' WHERE endpoint_id = :id").bindparams(id=UUID(broken["id"])))
+            await connection.run(
+                sa.text('UPDATE webhook_endpoint SET event_types = \'["gone.created", "goal.created"]\' WHERE id = :id').bindparams(
+                    id=UUID(unknown["id"])
+                )
+            )
+            await connection.commit()
+
+    on_database(job, "ipt_owner")
+    episode = partner.add_episode()
+    partner.post(f"{episode.path}/goals", {"text": "x"})
+    worker(2)
+    assert len(receiver.got) == 2
+    assert healthy["id"]
+
+
+def test_a_new_alert_is_told_before_old_ones_that_are_told_again_and_before_pings(partner, hook, receiver, worker):
+    endpoint = hook(["risk_alert.*"])
+    episodes = [partner.add_episode() for _ in range(5)]
+    start = partner.get("/v1/events?limit=1000")["next"]
+    for episode in episodes[:4]:
+        episode.assess({**PHQ9, "9": 1}, days=0)
+    worker(2)
+    partner.post(f"/v1/webhook-endpoints/{endpoint['id']}/resend", {"since": start})
+    partner.post(f"/v1/webhook-endpoints/{endpoint['id']}/ping", {})
+    newest = episodes[4].assess({**PHQ9, "9": 2}, days=0)["risk_alert"]["id"]
+    receiver.got.clear()
+    order = []
+    receiver.behave = lambda body: order.append(body) or 200
+    worker(1)
+    assert newest in [b["data"].get("entity_id") for b in order][:5]
+    assert "ping" not in [b["type"] for b in order[:5]]
+    assert len([b for b in order if b["type"].startswith("risk_alert")]) == 5
+
+
+def test_one_event_that_a_receiver_refuses_keeps_its_own_schedule_and_slows_no_other(partner, hook, receiver, worker):
+    endpoint = hook(["goal.created", "patient.created"])
+    episode = partner.add_episode()
+    receiver.behave = lambda body: 422 if body["type"] == "patient.created" else 200
+    partner.add_patient()
+    for second in range(20):
+        partner.post(f"{episode.path}/goals", {"text": "x"})
+        worker(later=timedelta(seconds=second))
+    refused = next(d for d in deliveries_of(partner, endpoint, status="pending") if d["type"] == "patient.created")
+    assert refused["attempts"] <= 3
+    assert receiver.types().count("goal.created") == 20
+
+
+def test_a_long_pause_takes_nothing_of_the_72_hours(partner, hook, receiver, worker):
+    endpoint = hook(["patient.created"])
+    receiver.behave = lambda _: 503
+    partner.add_patient()
+    worker()
+    partner.patch(f"/v1/webhook-endpoints/{endpoint['id']}", {"status": "paused"}, '"1.1"')
+    worker(later=timedelta(hours=60))
+    partner.patch(f"/v1/webhook-endpoints/{endpoint['id']}", {"status": "enabled"}, '"2.1"')
+    for hours in (61, 65, 70):
+        worker(later=timedelta(hours=hours))
+    assert [d["status"] for d in deliveries_of(partner, endpoint)] == ["pending"]
+    receiver.behave = lambda _: 200
+    worker(later=timedelta(hours=71))
+    assert receiver.types() == ["patient.created"]
+
+
+def test_an_attempt_that_is_overtaken_by_a_resend_settles_nothing(partner, hook, on_database):
+    endpoint = UUID(hook(["patient.created"])["id"])
+    own = UUID(partner.partner_id)
+
+    async def job(database: Database):
+        moment = clock(lambda: datetime.now(UTC))
+        async with database.transaction(own) as connection:
+            row = new_delivery(connection, endpoint, moment, moment + GIVE_UP_AFTER, urgent=False)
+            await connection.run(sa.insert(webhook_delivery).values(row | {"type": "patient.created", "seq": 10_000}))
+            (old,) = await claim(connection, endpoint, moment, urgent=False, most_at_once=8, room=8)
+            await move_back(connection, endpoint, 0, moment, moment + GIVE_UP_AFTER)
+            (new,) = await claim(connection, endpoint, moment, urgent=False, most_at_once=8, room=8)
+            entry = {"at": "x", "status": 200, "error": None, "milliseconds": 1}
+            late = await settle(connection, old, {"status": "delivered"}, entry)
+            return late, await settle(connection, new, {"last_status": 500}, entry)
+
+    assert on_database(job, "ipt_owner") == (False, True)
+
+
+def test_what_was_tried_and_had_its_time_becomes_a_dead_letter_though_no_attempt_ends(partner, hook, on_database, worker, receiver):
+    endpoint = hook(["patient.created"])
+    receiver.behave = lambda _: 500
+    partner.add_patient()
+    worker()
+    own = UUID(partner.partner_id)
+
+    async def job(database: Database):
+        async with database.transaction(own) as connection:
+            early = await give_up_overdue(connection, datetime.now(UTC) + timedelta(hours=71))
+            late = await give_up_overdue(connection, datetime.now(UTC) + timedelta(hours=73))
+            await connection.commit()
+            return early, late
+
+    assert on_database(job, "ipt_worker") == (0, 1)
+    assert [d["status"] for d in deliveries_of(partner, endpoint)] == ["dead"]
