@@ -1,5 +1,6 @@
 """The whole of a course through the API: status, worklist, proposals, trajectory, outcome, summary, linked courses, history."""
 
+import time
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -229,7 +230,9 @@ def test_runs_and_decisions_are_kept_and_compared(partner, episode):
 def test_every_version_of_the_inventory_is_kept_and_two_moments_compared(partner, episode):
     person = episode.add_relationship(closeness_now=3, closeness_wished=1, support_received_emotional=1, support_given_emotional=3)
     gone = episode.add_relationship(label="aunt")
+    time.sleep(0.05)  # moments of record are whole milliseconds, and never fall back: two writes of one millisecond lie apart
     start = datetime.now(UTC).isoformat()
+    time.sleep(0.05)
     path = f"{episode.path}/relationships/{person['id']}"
     partner.patch(path, {"closeness_now": 2, "satisfying": "We talk."}, '"1.1"')
     partner.send("DELETE", f"{episode.path}/relationships/{gone['id']}", If_Match='"1.1"')
