@@ -9,11 +9,13 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 import uvicorn
+from fastapi import FastAPI
 from rich.console import Console
 from sqlalchemy.exc import DBAPIError
 
@@ -48,9 +50,16 @@ console = Console(highlight=False, soft_wrap=True)
 class Announcing(uvicorn.Server):
     """A server that says when it is ready."""
 
-    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._announce = announce
+    def __init__(self, app: FastAPI, announce: Callable[[], None], options: dict[str, Any]) -> None:
+        super().__init__(uvicorn.Config(app, **options))
+        self._app, self._announce = app, announce
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop when asked to; open streams end at once, requests under way are finished."""
+        house = getattr(self._app.state, "house", None)
+        if house is not None:
+            house.stopping.set()
+        super().handle_exit(sig, frame)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then say so."""
@@ -77,7 +86,7 @@ def _serve(settings: Settings, announce: Callable[[], None]) -> None:
         "h11_max_incomplete_event_size": 32_768,
     }
     if settings.processes == 1:
-        Announcing(uvicorn.Config(create_app(settings), **options), announce).run()
+        Announcing(create_app(settings), announce, options).run()
         return
     share_with_processes(settings)
     announce()

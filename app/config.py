@@ -37,7 +37,7 @@ class Settings(BaseSettings):
     docs: bool = True
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     requests_per_second: int = Field(200, ge=1, description="Per client, over all processes")
-    sync_requests_per_second: int = Field(200, ge=1, description="Per client for /v1/sync, over all processes")
+    sync_requests_per_second: int = Field(20, ge=1, description="Per device for /v1/sync, over all processes")
     refusals_per_minute: int = Field(300, ge=1, description="Refused credentials per address, over all processes; more are a 429")
     tokens_per_minute: int = Field(120, ge=1, description="Per client at the token endpoint, over all processes")
 

@@ -206,7 +206,7 @@ class _Flow:
         now = clock(house.now)
         visit: Visit | None = None
         try:
-            rates = (house.sync_rates if self.path.startswith("/v1/sync/") else house.rates).take(caller.client_id)
+            rates = house.sync_rates.take(f"{caller.client_id}|{caller.device_id}") if self.of_devices else house.rates.take(caller.client_id)
             self._check_caller(caller)
             _check_parameters(request, self.parameters)
             strict = StrictRequest(request.scope, request.receive)
@@ -233,6 +233,11 @@ class _Flow:
                 await house.trail.write(self._access(request, caller, visit, now, response.status_code, None, trace))
         response.headers.update(rates)
         return response
+
+    @property
+    def of_devices(self) -> bool:
+        """Tell whether this is a route that devices synchronise by: each has a rate of its own."""
+        return self.path.startswith("/v1/sync/")
 
     def _check_caller(self, caller: Caller) -> None:
         """Raise ScopeMissing, or NotForPatients, when the token does not open this route."""
