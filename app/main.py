@@ -18,6 +18,7 @@ from app.api import (
     caseload,
     catalogue,
     concerns,
+    conflicts,
     course,
     devices,
     door,
@@ -36,6 +37,7 @@ from app.api import (
     outcome,
     people,
     proposals,
+    pushes,
     requests,
     sessions,
     skins,
@@ -57,7 +59,7 @@ from app.store.database import Database, Unsafe, check_durability, check_login
 ROUTERS = (
     *(door, operations, catalogue, people, episodes, inventory, concerns, focus, proposals, course, lifecycle, sessions, notes, workflow),
     *(assessments, requests, alerts, endings, outcome, due, history, groups, caseload, imports),
-    *(devices, sync, skins, events, webhooks),
+    *(devices, sync, pushes, conflicts, skins, events, webhooks),
 )
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
 EVERYWHERE = (assessments.crisis, sessions.everywhere)

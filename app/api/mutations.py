@@ -18,8 +18,8 @@ from app.actions.course import enter_phase, put_contract, put_formulation, recor
 from app.actions.ending import put_termination
 from app.actions.inventory import add_to_chart, amend_in_chart, delete_in_chart
 from app.actions.lifecycle import change_status
+from app.actions.mutation import Apply, Handler, Mutation
 from app.actions.people import record_consent
-from app.actions.pushing import Apply, Handler, Mutation
 from app.actions.records import fields_for
 from app.actions.scoring import record_assessment
 from app.actions.visit import Visit

@@ -11,8 +11,9 @@ from fastapi import APIRouter, Path, Query, Request
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
+from app.actions.mutation import Mutation
 from app.actions.pulling import head, pull, scope_of
-from app.actions.pushing import DeviceNeeded, Mutation, push, row_there, send_again
+from app.actions.pushing import DeviceNeeded, push, row_there, send_again
 from app.actions.visit import Visit
 from app.api.bodies import parse
 from app.api.mutations import bounded, mutation_id_of, read_mutation, takes_text

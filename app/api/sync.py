@@ -8,34 +8,23 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-import sqlalchemy as sa
 from fastapi import APIRouter, Query, Request
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from app.actions.pulling import digest, has_news, head, pull
-from app.actions.pushing import Result, open_conflict, push, resolve_conflict, told
-from app.actions.records import reveal
-from app.actions.synced import conflicts_shown, is_shown
-from app.actions.visit import Visit, open_chart
-from app.api.mutations import HANDLERS, read_mutation
-from app.api.pages import Cursor, Limit
-from app.api.problems import Unauthenticated, Unavailable, every_problem, name_of, status_of
+from app.actions.visit import Visit
+from app.api.problems import Unauthenticated, Unavailable
 from app.api.request import Call, House, Route, needs
-from app.api.shapes import In, InChart, Moment, OneLine, Out, Prose, Whole
-from app.domain.errors import Fault, Invalid, NotFound, Refusal, escaped
-from app.domain.sync import LARGEST_CURSOR, SCHEMA_VERSION, GroupRefused, MutationMalformed, check_schema
+from app.api.shapes import Moment, Out
+from app.domain.sync import LARGEST_CURSOR, SCHEMA_VERSION, check_schema
 from app.keys.tokens import Caller
-from app.store.database import DatabaseAway, Row, clock
-from app.store.rows import own, page
-from app.store.sync import caseload_of
-from app.store.tables.sync import sync_conflict
+from app.store.database import DatabaseAway, clock
 
 router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
 
 MOST_CHANGES = 1_000
 MOST_IN_SNAPSHOT = 5_000
-MOST_MUTATIONS = 100
 ROWS_BETWEEN_BREATHS = 200
 STREAM_LOOKS_EVERY_SECONDS = 1.0
 STREAM_LASTS_SECONDS = 55.0  # shorter than the usual limits of proxies; clients connect again by themselves
@@ -190,237 +179,3 @@ async def _events(house: House, caller: Caller, authorization: str | None, seq: 
             return
         seq = feed.seq
         yield f"id: {feed.head}\ndata: RESYNC\n\n".encode() if news else b": still here\n\n"
-
-
-def _lenient(value: object) -> object:
-    """Read a device's time, which decides nothing: one that makes no sense is none."""
-    try:
-        return TypeAdapter(Moment).validate_python(value)
-    except ValidationError:
-        return None
-
-
-class MutationIn(In):
-    """One change that was made on the device. One that cannot be read is rejected by itself; the others are taken."""
-
-    model_config = ConfigDict(extra="ignore")
-
-    mutation_id: UUID
-    entity: str = Field(min_length=1, max_length=60, pattern=r"^[a-z_]+$", examples=["relationship"])
-    id: UUID = Field(description="The row's id; for a create, made by the device (UUIDv7)")
-    op: Literal["create", "update", "delete", "command"]
-    base_version: Annotated[Whole, Field(ge=0, le=2_000_000_000)] | None = Field(None, description="The version that the device saw")
-    fields: Annotated[dict[str, Any], Field(max_length=100)] = Field(
-        {}, description="What changed; for a create with `episode_id`. Unknown fields are listed"
-    )
-    occurred_at: Annotated[Moment | None, BeforeValidator(_lenient)] = Field(
-        None, description="The device's time; stored, never used to order or to merge"
-    )
-    group: OneLine | None = Field(
-        None, max_length=60, description="Mutations that stand together with the same group are applied together, or not at all"
-    )
-
-
-class PushIn(In):
-    """What a device sends."""
-
-    client_id: UUID = Field(description="The device: as in the token")
-    schema_version: Annotated[Whole, Field(ge=0, le=1_000_000)] = SCHEMA_VERSION
-    mutations: Annotated[list[Annotated[MutationIn | dict[str, Any], Field(union_mode="left_to_right")]], Field(max_length=MOST_MUTATIONS)]
-
-
-class MutationProblem(Out):
-    """Why a mutation was not taken: a problem as HTTP would answer it."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    errors: list[dict[str, str]] = []
-    unmet: list[dict[str, str]] = []
-
-
-class MutationResult(Out):
-    """What became of a mutation."""
-
-    mutation_id: str = Field(description="As it was sent")
-    entity: str
-    id: str
-    status: Literal["applied", "duplicate", "merged", "conflict", "rejected"]
-    row: dict[str, Any] | None = Field(description="The row as the service has it; null when there is none, or for a repeat")
-    problem: MutationProblem | None
-    conflict_id: UUID | None = Field(description="The kept edit, under /v1/sync/conflicts")
-    repeated: bool = Field(description="This mutation came before: the answer is what it became then (applied and merged are called duplicate)")
-    ignored: list[str] = Field(description="Fields that the service does not know")
-    notice: dict[str, str] = Field(description="After answers to a risk item: what the person must read")
-
-
-class Pushed(Out):
-    """One result for each mutation, in their order."""
-
-    results: list[MutationResult]
-    schema_version: int
-    server_time: Moment
-
-
-def shown_result(result: Result) -> dict[str, Any]:
-    """Return a result as it goes over the wire."""
-    m = result.mutation
-    return {
-        "mutation_id": str(m.mutation_id),
-        "entity": m.entity,
-        "id": str(m.id),
-        "status": result.status,
-        "row": result.row,
-        "problem": None if result.problem is None else _problem(result.problem),
-        "conflict_id": result.conflict_id,
-        "repeated": result.repeated,
-        "ignored": list(m.ignored),
-        "notice": dict(result.notice),
-    }
-
-
-def _problem(told: dict[str, Any]) -> dict[str, Any]:
-    kind = next((k for k in every_problem().values() if k.__name__ == told["name"]), Invalid)
-    return {**told, "type": f"/problems/{name_of(kind)}", "status": status_of(kind())}
-
-
-@router.post("/push", response_model=Pushed)
-async def push_changes(call: Annotated[Call, needs("sync", patients=True)], push_in: PushIn) -> dict[str, Any]:
-    """Send what was changed on a device: at most 100 mutations, applied in order, each once. Always 200 with one result for each.
-
-    Every mutation goes through the same action as its HTTP route. A refused one says why and holds up no other. Edits of different
-    fields merge; where two changed the same field, the service's value stays and the device's is kept as a conflict. After a lost
-    answer or a 5xx send all of it again: what was applied is a `duplicate`.
-    """
-    check_schema(push_in.schema_version, reading=False)
-    if call.visit.caller.device_id is not None and push_in.client_id != call.visit.caller.device_id:
-        raise Invalid(faults=[Fault("/client_id", "is not the device that the token is bound to")])
-    readable = [m for m in push_in.mutations if isinstance(m, MutationIn)]
-    groups = [(m.group, m.mutation_id) for m in readable if m.group is not None]
-    if len(set(groups)) != len(groups):
-        raise Invalid(faults=[Fault("/mutations", "a mutation stands twice in one group")])
-    broken = {str(m.get("group")) for m in push_in.mutations if isinstance(m, dict) and m.get("group") is not None}
-    mutations = [
-        read_mutation(m.mutation_id, m.entity, m.id, m.op, m.base_version, m.fields, occurred_at=m.occurred_at, group=m.group)
-        for m in readable
-        if m.group not in broken
-    ]
-    results = iter(await push(call.visit, mutations))
-    shown = [_unread(m) if isinstance(m, dict) else _not_taken(m) if m.group in broken else shown_result(next(results)) for m in push_in.mutations]
-    return {"results": shown, "schema_version": SCHEMA_VERSION, "server_time": call.visit.now}
-
-
-def _unread(sent: dict[str, Any]) -> dict[str, Any]:
-    """Return the result of a mutation that cannot be read: what is wrong with it, by pointers into it."""
-    try:
-        MutationIn.model_validate(sent)
-    except ValidationError as error:
-        faults = [Fault("".join(f"/{escaped(p)}" for p in e["loc"]), str(e["msg"])) for e in error.errors()[:20]]
-    else:
-        faults = []
-    return _refused(sent, MutationMalformed(faults=faults))
-
-
-def _not_taken(sent: MutationIn) -> dict[str, Any]:
-    return _refused({"mutation_id": sent.mutation_id, "entity": sent.entity, "id": sent.id}, GroupRefused())
-
-
-def _refused(sent: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
-    names = {name: str(sent.get(name))[:60] for name in ("mutation_id", "entity", "id")}
-    empty: dict[str, Any] = {"row": None, "conflict_id": None, "repeated": False, "ignored": [], "notice": {}}
-    return names | empty | {"status": "rejected", "problem": _problem(told(refusal))}
-
-
-class ConflictOut(InChart):
-    """An edit that could not be taken as it came: nothing of it is lost, and a clinician decides."""
-
-    entity: str
-    entity_id: UUID
-    op: str
-    reason: Literal["same_field", "changed", "deleted", "base_unknown", "rule"]
-    base_version: int | None
-    server_version: int | None
-    device_id: UUID
-    mutation_id: UUID
-    occurred_at: Moment | None
-    sent_by: str
-    status: Literal["open", "resolved"]
-    resolution: Literal["keep_server", "take_client", "merge"] | None
-    resolved_by: UUID | None
-    resolved_at: Moment | None
-    fields: dict[str, Any] = Field(description="What the device sent")
-    server: dict[str, Any] = Field(description="What the service had in the same fields")
-    disputed: list[str]
-    problem: dict[str, Any] | None = None
-    resolution_reason: str | None = None
-
-
-class ConflictPage(Out):
-    """A page of conflicts, oldest first."""
-
-    items: list[ConflictOut]
-    next: str | None
-
-
-@router.get("/conflicts", response_model=ConflictPage)
-async def list_conflicts(
-    call: Annotated[Call, needs("sync")],
-    status: Literal["open", "resolved"] | None = None,
-    episode_id: UUID | None = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
-) -> Row:
-    """List the edits that were kept, of the caseload."""
-    visit = call.visit
-    pager = call.pager(limit, cursor, {"status": status, "episode_id": episode_id})
-    wanted = [own(visit.connection, sync_conflict), sync_conflict.c.entity.in_(conflicts_shown(visit.caller))]
-    wanted += [sync_conflict.c.status == status] if status else []
-    wanted += [sync_conflict.c.episode_id == episode_id] if episode_id else []
-    if visit.caller.clinician_id is not None:
-        wanted.append(sync_conflict.c.episode_id.in_((await caseload_of(visit.connection, visit.caller.clinician_id))[0]))
-    rows = await page(visit.connection, sa.select(sync_conflict).where(*wanted), [sync_conflict.c.id], pager.after, limit)
-    items, following = pager.cut(rows, "id")
-    shown = [reveal((await open_chart(visit, r["episode_id"])).key, sync_conflict, r) for r in items]
-    for row in shown:
-        visit.trace.of(row["patient_id"], f"sync_conflict/{row['id']}")
-    return {"items": shown, "next": following}
-
-
-async def _conflict(call: Call, conflict_id: UUID) -> Row:
-    _, row = await open_conflict(call.visit, conflict_id)
-    if not is_shown(call.visit.caller, "sync_conflict", row):
-        raise NotFound
-    return row
-
-
-@router.get("/conflicts/{conflict_id}", response_model=ConflictOut)
-async def read_conflict(call: Annotated[Call, needs("sync")], conflict_id: UUID) -> Row:
-    """Read a kept edit beside what the service had."""
-    return call.stored(await _conflict(call, conflict_id))
-
-
-class ResolutionIn(In):
-    """What a clinician decides about a kept edit."""
-
-    choice: Literal["keep_server", "take_client", "merge"]
-    fields: Annotated[dict[str, Any], Field(max_length=100)] | None = Field(None, description="For merge: the fields as they are to be")
-    reason: Prose
-
-
-@router.post("/conflicts/{conflict_id}/resolution", response_model=ConflictOut)
-async def resolve_kept_conflict(call: Annotated[Call, needs("sync")], conflict_id: UUID, resolution_in: ResolutionIn) -> Row:
-    """Decide a kept edit, as a clinician of the care team: keep what is there, take what the device sent, or write both together."""
-    call.visit.clinician()
-    row = await _conflict(call, conflict_id)
-    if (resolution_in.choice == "merge") != (resolution_in.fields is not None):
-        raise Invalid(faults=[Fault("/fields", "is for merge, which needs it")])
-    handler, _ = HANDLERS.get((row["entity"], row["op"]), (None, None))
-    given = resolution_in.fields if resolution_in.fields is not None else row["fields"]
-    fields = {"episode_id": str(row["episode_id"]), **given}
-    mutation = read_mutation(row["mutation_id"], row["entity"], row["entity_id"], row["op"], None, fields)
-    if resolution_in.choice != "keep_server" and mutation.refusal is not None:
-        raise mutation.refusal
-    if handler is not None and handler.scope not in call.visit.caller.scopes:
-        raise NotFound
-    return call.stored(await resolve_conflict(call.visit, conflict_id, resolution_in.choice, handler, mutation.values, resolution_in.reason))

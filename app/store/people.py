@@ -55,16 +55,20 @@ async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUI
 
 
 async def lock_charts(
-    connection: Connection, rows: Mapping[sa.Table, Sequence[UUID]], episode_ids: Sequence[UUID], clinician_id: UUID | None
+    connection: Connection,
+    rows: Mapping[sa.Table, Sequence[UUID]],
+    episode_ids: Sequence[UUID],
+    clinician_id: UUID | None,
+    patient_id: UUID | None,
 ) -> None:
-    """Lock the charts of some rows, and some charts, of the caseload, in one order: two that want the same ones cannot cross."""
+    """Lock the charts of some rows, and some charts, of the caseload (or the patient's own), in one order: two that want the same ones cannot cross."""
     wanted = set(episode_ids)
     for table, ids in rows.items():
         found = await connection.rows(sa.select(table.c.episode_id).distinct().where(own(connection, table), table.c.id.in_(ids)))
         wanted |= {r["episode_id"] for r in found}
     if wanted:
-        mine = in_caseload(connection, clinician_id, episode_id=episode.c.id)
-        query = sa.select(episode.c.id).where(own(connection, episode), episode.c.id.in_(wanted), mine).order_by(episode.c.id)
+        mine = [in_caseload(connection, clinician_id, episode_id=episode.c.id), *([episode.c.patient_id == patient_id] if patient_id else [])]
+        query = sa.select(episode.c.id).where(own(connection, episode), episode.c.id.in_(wanted), *mine).order_by(episode.c.id)
         await connection.rows(query.with_for_update(key_share=True, of=episode))
 
 

@@ -334,3 +334,14 @@ def test_batches_over_the_same_charts_in_any_order_all_go_through(partner):
 
     assert asyncio.run(all_at_once()) == [{"applied"}] * 4
     assert len(devices[0].pull().of("goal")) == 60
+
+
+def test_a_token_with_fewer_scopes_takes_nothing_from_the_persons_other_phones(partner, course):
+    session = course.hold(days=9)["id"]
+    note = f"{course.path}/sessions/{session}/note"
+    partner.put(note, {"text": "n", "sign": True}, token=course.token)
+    there = partner.post(f"{note}/addenda", {"text": "about it"}, token=course.token)
+    wide, narrow = Device(partner, course.lead).pull(), Device(partner, course.lead, scope="sync sessions:read sessions:write")
+    raw = {"id": there["id"], "episode_id": course.id, "text": "x", "version": 1, "_status": "updated", "_changed": "text"}
+    assert watermelon(narrow, addendum={"updated": [raw]}).status_code == 200
+    assert there["id"] in wide.pull().of("addendum")

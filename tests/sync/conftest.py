@@ -1,0 +1,95 @@
+"""A vendor's receiver, an endpoint that tells it, and rounds of the worker."""
+
+import json
+import threading
+from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from app.keys.cipher import read_key_ring
+from app.store.database import Database, clock
+from app.worker import Deliveries
+
+
+class Receiver(ThreadingHTTPServer):
+    """A vendor's receiver that can be down, slow, or lie."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.got, self.behave, self.lock = [], lambda _: 200, threading.Lock()
+        self.address = f"http://127.0.0.1:{self.server_address[1]}/hooks"
+        self.host = f"127.0.0.1:{self.server_address[1]}"
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def types(self):
+        return [json.loads(body)["type"] for _, body in self.got]
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["content-length"]))
+        status = self.server.behave(json.loads(body))
+        if status is None:
+            self.close_connection = True
+            return
+        with self.server.lock:
+            if 200 <= status < 300:
+                self.server.got.append((dict(self.headers.items()), body))
+        self.send_response(status)
+        if 300 <= status < 400:
+            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def receiver():
+    running = Receiver()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def worker(service, on_database, receiver):
+    """Rounds of the worker's deliveries at moments that the test chooses."""
+    ring = read_key_ring(service.settings.keys_path)
+
+    def rounds(number=1, later=timedelta(0), allowed=None, within=15.0):
+        async def job(database: Database):
+            moment = clock(lambda: datetime.now(UTC) + later)
+            hosts = (receiver.host,) if allowed is None else allowed
+            deliveries = Deliveries(database, ring, hosts, lambda: moment, within_seconds=within)
+            taken = 0
+            for _ in range(number):
+                taken += await deliveries.take(moment)
+                await deliveries.settled()
+            await deliveries.close()
+            return taken
+
+        return on_database(job, "ipt_worker")
+
+    return rounds
+
+
+@pytest.fixture
+def hook(partner, receiver, service):
+    """Register the receiver as an endpoint of the partner; returns the endpoint with its secret."""
+    house = service.house
+    allowed = house.allowed_hosts
+
+    def register(types=("*",), url=None, **more):
+        object.__setattr__(house, "allowed_hosts", (*house.allowed_hosts, receiver.host))
+        return partner.post("/v1/webhook-endpoints", {"url": url or receiver.address, "event_types": list(types), **more})
+
+    yield register
+    object.__setattr__(house, "allowed_hosts", allowed)
