@@ -110,7 +110,9 @@ async def resolve_conflict(visit: Visit, conflict_id: UUID, choice: str, handler
         if handler is None or present["reason"] == "deleted":
             raise DeletedStays
         wanted = present["fields"] if values is None else values
+        visit.journal.mutation_id = present["mutation_id"]  # the version that this makes leads to the device's edit
         await handler.apply(replace(visit, precondition=Precondition(any_version=True)), chart.episode_id, present["entity_id"], dict(wanted))
+    visit.journal.mutation_id = None
     decided = {"status": "resolved", "resolution": choice, "resolved_by": clinician_id, "resolved_at": visit.now}
     return await amend(visit, sync_conflict, present, Fields(decided, {"resolution_reason": reason}), key=chart.key)
 

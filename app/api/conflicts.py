@@ -7,12 +7,15 @@ import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import Field
 
+from app.actions.history import read_history
 from app.actions.kept_edits import open_conflict, resolve_conflict
 from app.actions.records import reveal
 from app.actions.synced import conflicts_shown, is_shown
 from app.actions.visit import open_chart
+from app.api.history import HistoryPage, page_versions
 from app.api.mutations import HANDLERS, read_mutation
 from app.api.pages import Cursor, Limit
+from app.api.pushes import shown_problem
 from app.api.request import Call, Route, needs
 from app.api.shapes import In, InChart, Moment, Out, Prose
 from app.domain.errors import Fault, Invalid, NotFound
@@ -76,7 +79,11 @@ async def list_conflicts(
     shown = [reveal((await open_chart(visit, r["episode_id"])).key, sync_conflict, r) for r in items]
     for row in shown:
         visit.trace.of(row["patient_id"], f"sync_conflict/{row['id']}")
-    return {"items": shown, "next": following}
+    return {"items": [_with_problem(row) for row in shown], "next": following}
+
+
+def _with_problem(row: Row) -> Row:
+    return row if row.get("problem") is None else row | {"problem": shown_problem(row["problem"])}
 
 
 async def _conflict(call: Call, conflict_id: UUID) -> Row:
@@ -89,7 +96,16 @@ async def _conflict(call: Call, conflict_id: UUID) -> Row:
 @router.get("/{conflict_id}", response_model=ConflictOut)
 async def read_conflict(call: Annotated[Call, needs("sync")], conflict_id: UUID) -> Row:
     """Read a kept edit beside what the service had."""
-    return call.stored(await _conflict(call, conflict_id))
+    return call.stored(_with_problem(await _conflict(call, conflict_id)))
+
+
+@router.get("/{conflict_id}/history", response_model=HistoryPage)
+async def read_conflict_history(call: Annotated[Call, needs("sync")], conflict_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+    """Read how a kept edit came and what was decided about it."""
+    row = await _conflict(call, conflict_id)
+    return await page_versions(
+        call, limit, cursor, lambda after: read_history(call.visit, sync_conflict, row["episode_id"], conflict_id, after, limit)
+    )
 
 
 class ResolutionIn(In):
@@ -115,4 +131,6 @@ async def resolve_kept_conflict(call: Annotated[Call, needs("sync")], conflict_i
         raise mutation.refusal
     if handler is not None and handler.scope not in call.visit.caller.scopes:
         raise NotFound
-    return call.stored(await resolve_conflict(call.visit, conflict_id, resolution_in.choice, handler, mutation.values, resolution_in.reason))
+    return call.stored(
+        _with_problem(await resolve_conflict(call.visit, conflict_id, resolution_in.choice, handler, mutation.values, resolution_in.reason))
+    )

@@ -14,6 +14,7 @@ from app.actions.devices import get_device
 from app.actions.groups import get_group, get_member, process_note
 from app.actions.history import compare_inventory, read_history, read_partner_history, read_patient_history
 from app.actions.people import get_clinician
+from app.actions.pulling import head
 from app.actions.visit import Visit, open_chart
 from app.actions.webhooks import get_endpoint
 from app.actions.workflow import note_of
@@ -21,12 +22,13 @@ from app.api.inventory import Measures
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Moment, Out
+from app.domain.sync import cursor_of
 from app.store.database import Row
 from app.store.tables.door import partner_setting
 from app.store.tables.groups import couple, group_member, group_session, therapy_group
 from app.store.tables.inventory import goal, life_event, problem, relationship
 from app.store.tables.people import care_team, clinician, episode
-from app.store.tables.sync import device, sync_conflict
+from app.store.tables.sync import device
 from app.store.tables.webhooks import webhook_endpoint
 from app.store.tables.work import (
     assessment,
@@ -55,7 +57,7 @@ class VersionOut(Out):
     op: Literal["create", "update", "delete"]
     at: Moment
     actor: str = Field(description="The person who acted, else the client")
-    seq: int = Field(description="Its number in the partner's change feed")
+    seq: int = Field(description="Its cursor in the partner's change feed, as in /v1/events")
     mutation_id: UUID | None = Field(description="The device's mutation, when it came by synchronisation")
     state: dict[str, Any]
 
@@ -67,10 +69,12 @@ class HistoryPage(Out):
     next: str | None
 
 
-async def _page(call: Call, limit: int, cursor: str | None, read: Callable[[Any], Awaitable[list[Row]]]) -> Row:
+async def page_versions(call: Call, limit: int, cursor: str | None, read: Callable[[Any], Awaitable[list[Row]]]) -> Row:
+    """Return a page of versions of whatever `read` reads, oldest first."""
     pager = call.pager(limit, cursor, kinds=(int,))
     items, following = pager.cut(await read(pager.after), "seq")
-    return {"items": items, "next": following}
+    epoch = (await head(call.visit)).epoch
+    return {"items": [row | {"seq": cursor_of(epoch, row["seq"])} for row in items], "next": following}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,7 @@ def _declare(kind: Kind) -> None:
     if kind.key is None:
 
         async def endpoint(call: Annotated[Call, needs(kind.scope)], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
-            return await _page(call, limit, cursor, lambda after: read_history(call.visit, kind.table, episode_id, None, after, limit))
+            return await page_versions(call, limit, cursor, lambda after: read_history(call.visit, kind.table, episode_id, None, after, limit))
     else:
 
         async def endpoint(  # type: ignore[misc]
@@ -130,7 +134,7 @@ def _declare(kind: Kind) -> None:
             limit: Limit = 50,
             cursor: Cursor = None,
         ) -> Row:
-            return await _page(call, limit, cursor, lambda after: read_history(call.visit, kind.table, episode_id, row_id, after, limit))
+            return await page_versions(call, limit, cursor, lambda after: read_history(call.visit, kind.table, episode_id, row_id, after, limit))
 
     router.add_api_route(f"/episodes/{{episode_id}}/{kind.path}/history", endpoint, response_model=HistoryPage, name=_name(kind), description=summary)
 
@@ -142,7 +146,7 @@ for _kind in IN_CHART:
 @router.get("/episodes/{episode_id}/history", response_model=HistoryPage)
 async def read_episode_history(call: Annotated[Call, needs("episodes:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
     """Read every version of a course's particulars, status and phase."""
-    return await _page(call, limit, cursor, lambda after: read_history(call.visit, episode, episode_id, episode_id, after, limit))
+    return await page_versions(call, limit, cursor, lambda after: read_history(call.visit, episode, episode_id, episode_id, after, limit))
 
 
 @router.get("/episodes/{episode_id}/sessions/{session_id}/note/history", response_model=HistoryPage)
@@ -152,20 +156,13 @@ async def read_note_history(
     """Read every version of a psychotherapy note. Needs a token that acts for a clinician of the care team."""
     call.visit.clinician()
     note = await note_of(call.visit, await open_chart(call.visit, episode_id), session_id)
-    return await _page(call, limit, cursor, lambda after: read_history(call.visit, session_note, episode_id, note["id"], after, limit))
-
-
-@router.get("/episodes/{episode_id}/sync-conflicts/history", response_model=HistoryPage)
-async def read_conflict_history(call: Annotated[Call, needs("notes:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
-    """Read every version of the edits that were kept. They may be about notes: it needs a token that acts for a clinician of the care team."""
-    call.visit.clinician()
-    return await _page(call, limit, cursor, lambda after: read_history(call.visit, sync_conflict, episode_id, None, after, limit))
+    return await page_versions(call, limit, cursor, lambda after: read_history(call.visit, session_note, episode_id, note["id"], after, limit))
 
 
 @router.get("/patients/{patient_id}/history", response_model=HistoryPage)
 async def read_patients_history(call: Annotated[Call, needs("patients:read")], patient_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
     """Read every version of a patient's particulars."""
-    return await _page(call, limit, cursor, lambda after: read_patient_history(call.visit, patient_id, after, limit))
+    return await page_versions(call, limit, cursor, lambda after: read_patient_history(call.visit, patient_id, after, limit))
 
 
 async def _of_partner(
@@ -174,7 +171,7 @@ async def _of_partner(
     """Page the versions of a row of the partner's that the caller may read."""
     if check is not None and row_id is not None:
         await check(call.visit, row_id)
-    return await _page(call, limit, cursor, lambda after: read_partner_history(call.visit, table, row_id, after, limit))
+    return await page_versions(call, limit, cursor, lambda after: read_partner_history(call.visit, table, row_id, after, limit))
 
 
 @router.get("/clinicians/{clinician_id}/history", response_model=HistoryPage)
@@ -195,7 +192,9 @@ async def read_group_member_history(
 ) -> Row:
     """Read every version of a membership in a group."""
     member = await get_member(call.visit, group_id, group_member_id)
-    return await _page(call, limit, cursor, lambda after: read_history(call.visit, group_member, member["episode_id"], group_member_id, after, limit))
+    return await page_versions(
+        call, limit, cursor, lambda after: read_history(call.visit, group_member, member["episode_id"], group_member_id, after, limit)
+    )
 
 
 @router.get("/groups/{group_id}/sessions/{group_session_id}/process-note/history", response_model=HistoryPage)
@@ -205,7 +204,9 @@ async def read_process_note_history(
     """Read every version of a group's session with its process note, as a clinician who leads the group."""
     await process_note(call.visit, group_id, group_session_id)
     key = call.visit.keys.own_key(call.visit.caller.partner_id)
-    return await _page(call, limit, cursor, lambda after: read_partner_history(call.visit, group_session, group_session_id, after, limit, key=key))
+    return await page_versions(
+        call, limit, cursor, lambda after: read_partner_history(call.visit, group_session, group_session_id, after, limit, key=key)
+    )
 
 
 @router.get("/couples/{couple_id}/history", response_model=HistoryPage)

@@ -1,5 +1,6 @@
 """Push: what devices send, mutation by mutation."""
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -7,7 +8,7 @@ from fastapi import APIRouter
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.actions.mutation import Result, told
-from app.actions.pushing import push
+from app.actions.pushing import push, row_there
 from app.api.mutations import read_mutation
 from app.api.problems import every_problem, name_of, status_of
 from app.api.request import Call, Route, needs
@@ -75,7 +76,9 @@ class MutationResult(Out):
     entity: str
     id: str
     status: Literal["applied", "duplicate", "merged", "conflict", "rejected"]
-    row: dict[str, Any] | None = Field(description="The row as the service has it; null when there is none, or for a repeat")
+    row: dict[str, Any] | None = Field(
+        description="The row as the service has it now, also after a refusal: put it in the place of yours. null: there is none"
+    )
     problem: MutationProblem | None
     conflict_id: UUID | None = Field(description="The kept edit, under /v1/sync/conflicts")
     repeated: bool = Field(description="This mutation came before: the answer is what it became then (applied and merged are called duplicate)")
@@ -100,7 +103,7 @@ def shown_result(result: Result) -> dict[str, Any]:
         "id": str(m.id),
         "status": result.status,
         "row": result.row,
-        "problem": None if result.problem is None else _problem(result.problem),
+        "problem": None if result.problem is None else shown_problem(result.problem),
         "conflict_id": result.conflict_id,
         "repeated": result.repeated,
         "ignored": list(m.ignored),
@@ -108,9 +111,16 @@ def shown_result(result: Result) -> dict[str, Any]:
     }
 
 
-def _problem(told: dict[str, Any]) -> dict[str, Any]:
+def shown_problem(told: dict[str, Any]) -> dict[str, Any]:
+    """Return a refusal as HTTP would answer it, its pointers from the mutation on."""
     kind = next((k for k in every_problem().values() if k.__name__ == told["name"]), Invalid)
-    return {**told, "type": f"/problems/{name_of(kind)}", "status": status_of(kind())}
+    members = MutationIn.model_fields
+    errors = [
+        e if e["pointer"].split("/")[1:2] and e["pointer"].split("/")[1] in members else e | {"pointer": f"/fields{e['pointer']}"}
+        for e in told["errors"]
+    ]
+    plain = {k: v for k, v in told.items() if k != "name"}
+    return plain | {"errors": errors, "type": f"/problems/{name_of(kind)}", "status": status_of(kind())}
 
 
 @router.post("/push", response_model=Pushed)
@@ -134,7 +144,11 @@ async def push_changes(call: Annotated[Call, needs("sync", patients=True)], push
         for m in readable
         if m.group not in broken
     ]
-    results = iter(await push(call.visit, mutations))
+    found = await push(call.visit, mutations)
+    for number, result in enumerate(found):
+        if result.row is None and result.mutation.op != "command":
+            found[number] = replace(result, row=await row_there(call.visit, result.mutation.entity, result.mutation.id))
+    results = iter(found)
     shown = [_unread(m) if isinstance(m, dict) else _not_taken(m) if m.group in broken else shown_result(next(results)) for m in push_in.mutations]
     return {"results": shown, "schema_version": SCHEMA_VERSION, "server_time": call.visit.now}
 
@@ -155,6 +169,6 @@ def _not_taken(sent: MutationIn) -> dict[str, Any]:
 
 
 def _refused(sent: dict[str, Any], refusal: Refusal) -> dict[str, Any]:
-    names = {name: str(sent.get(name))[:60] for name in ("mutation_id", "entity", "id")}
+    names = {name: str(sent.get(name) or "")[:60] for name in ("mutation_id", "entity", "id")}
     empty: dict[str, Any] = {"row": None, "conflict_id": None, "repeated": False, "ignored": [], "notice": {}}
-    return names | empty | {"status": "rejected", "problem": _problem(told(refusal))}
+    return names | empty | {"status": "rejected", "problem": shown_problem(told(refusal))}

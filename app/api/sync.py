@@ -43,7 +43,9 @@ class SyncChange(Out):
     version: int
     seq: int = Field(description="Its cursor")
     op: Literal["upsert", "delete", "revoke"] = Field(description="revoke: the person no longer sees it; remove the copy, it was not deleted")
-    data: dict[str, Any] | None = Field(description="The row as its own route shows it; null for delete and revoke")
+    data: dict[str, Any] | None = Field(
+        description="The stored members of the row, named as its own route names them, without what that route computes; null for delete and revoke"
+    )
 
 
 class Pulled(Out):

@@ -8,12 +8,13 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Response
 from pydantic import Field
 
+from app.actions.pulling import head
 from app.actions.visit import public
 from app.actions.webhooks import add_endpoint, amend_endpoint, fares, get_endpoint, ping, remove_endpoint, resend, rotate_secret
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import In, Kept, Line, Moment, NewId, OneLine, Out, Whole
-from app.domain.sync import LARGEST_CURSOR
+from app.domain.sync import LARGEST_CURSOR, cursor_of
 from app.store.database import Row
 from app.store.rows import own, page
 from app.store.tables.webhooks import webhook_delivery, webhook_endpoint
@@ -97,7 +98,7 @@ async def list_webhook_endpoints(call: Annotated[Call, needs("webhooks:write")],
     query = sa.select(webhook_endpoint).where(own(call.visit.connection, webhook_endpoint))
     items, following = pager.cut(await page(call.visit.connection, query, [webhook_endpoint.c.id], pager.after, limit), "id")
     call.saw(items, "webhook_endpoint")
-    return {"items": [public(r) for r in items], "next": following}
+    return {"items": [await fares(call.visit, public(r)) for r in items], "next": following}
 
 
 @router.get("/{endpoint_id}", response_model=EndpointOut)
@@ -163,7 +164,7 @@ class DeliveryOut(Out):
 
     id: UUID
     type: str
-    seq: int | None = Field(description="The number in the feed; null for a ping")
+    seq: int | None = Field(description="Its cursor, as in /v1/events; null for a ping")
     status: Literal["pending", "delivered", "dead"]
     attempts: int
     next_attempt_at: Moment
@@ -197,7 +198,8 @@ async def list_deliveries(
     rows = await page(call.visit.connection, sa.select(d).where(own(call.visit.connection, d), *wanted), [d.c.id], pager.after, limit)
     items, following = pager.cut(rows, "id")
     call.saw(items, "webhook_delivery")
-    return {"items": items, "next": following}
+    epoch = (await head(call.visit)).epoch
+    return {"items": [r | {"seq": None if r["seq"] is None else cursor_of(epoch, r["seq"])} for r in items], "next": following}
 
 
 hooks = APIRouter(tags=["events"])

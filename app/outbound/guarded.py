@@ -72,7 +72,7 @@ def checked_url(url: str, allowed: Iterable[str] = ()) -> SplitResult:
             raise AddressRefused(message)
         return parts
     if parts.scheme != "https":
-        message = "must begin with https://"
+        message = "must begin with https:// (the operator may let a host through: IPT_WEBHOOK_ALLOWED_HOSTS)"
         raise AddressRefused(message)
     if "." not in host.rstrip(".") and ":" not in host:
         message = "must name a public host"

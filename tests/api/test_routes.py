@@ -94,7 +94,6 @@ BOTH_WAYS = {"import", "sync", "webhooks:write"}  # one scope for all that there
 QUERIES = {"GET /v1/sync/watermelon": "?tables=session", "GET /v1/episodes/{episode_id}/inventory/changes": "?from=2026-01-01T00:00:00Z"}
 CLINICIANS = (
     "/sync/conflicts",
-    "/sync-conflicts",
     "/focus",
     "/risk-alerts",
     "/safety-lift",

@@ -130,8 +130,9 @@ def test_what_is_about_notes_needs_their_scope_and_a_clinician_in_conflicts_too(
     assert "SECRET" not in str(conflicts(partner, poor.token))
     assert "SECRET" not in str(conflicts(partner, partner.token))  # a bare client
     assert "SECRET ABOUT NOTE" in str(conflicts(partner, course.token))
-    assert partner.send("GET", f"{course.path}/sync-conflicts/history").status_code == 403
-    assert partner.send("GET", f"{course.path}/sync-conflicts/history", token=course.token).status_code == 200
+    kept = next(c["id"] for c in conflicts(partner, course.token) if c["entity"] == "session_note")
+    for token, status in ((partner.token, 404), (poor.token, 404), (course.token, 200)):
+        assert partner.send("GET", f"/v1/sync/conflicts/{kept}/history", token=token).status_code == status
 
 
 def test_what_a_replica_had_written_is_kept_also_when_its_chart_was_left_or_it_is_a_consent(partner, course):
@@ -142,8 +143,8 @@ def test_what_a_replica_had_written_is_kept_also_when_its_chart_was_left_or_it_i
     leave(partner, course, gone)
     rxdb(phone, "relationship", {"newDocumentState": {**person, "expects_of_other": "written offline"}, "assumedMasterState": person})
     kept = [c for c in conflicts(partner, course.token) if c["sent_by"] == f"clinician:{gone}"]
-    assert [(c["fields"], c["server"], c["problem"]["name"]) for c in kept] == [
-        ({"expects_of_other": "written offline"}, {"expects_of_other": None}, "NotFound")
+    assert [(c["fields"], c["server"], c["problem"]["type"]) for c in kept] == [
+        ({"expects_of_other": "written offline"}, {"expects_of_other": None}, "/problems/not-found")
     ]
     never = Device(partner, partner.add_clinician()["id"])
     rxdb(never, "relationship", {"newDocumentState": {**person, "expects_of_other": "x"}, "assumedMasterState": person})
@@ -290,7 +291,7 @@ def test_an_edit_of_a_field_that_does_not_change_is_kept_not_dropped(partner, co
     answer = rxdb(phone, "session", {"newDocumentState": {**session, "number": 9}, "assumedMasterState": session}).json()
     assert answer[0]["number"] == session["number"]
     (kept,) = conflicts(partner, course.token)
-    assert (kept["fields"], kept["problem"]["name"]) == ({"number": 9}, "FieldFixed")
+    assert (kept["fields"], kept["problem"]["type"]) == ({"number": 9}, "/problems/field-fixed")
 
 
 def test_rows_that_cite_each_other_come_in_any_order_of_tables(partner, course):

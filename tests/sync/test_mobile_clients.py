@@ -172,7 +172,7 @@ def test_a_bad_row_holds_up_no_other_and_what_it_said_is_kept(partner, phones, k
     kept = {c["entity_id"]: c for c in partner.get("/v1/sync/conflicts?status=open", token=episode.token)["items"]}
     assert set(kept) == {bad, person}
     assert kept[bad]["fields"]["expects_of_other"] == "a call"
-    assert kept[bad]["problem"]["name"] == "FullNameRefused"
+    assert kept[bad]["problem"]["type"] == "/problems/full-name-refused"
     assert kept[person]["fields"]["confiding"] == 9
     fields = {**kept[bad]["fields"], "label": "A."}
     fields = {k: v for k, v in fields.items() if v is not None}

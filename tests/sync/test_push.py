@@ -106,6 +106,8 @@ def test_the_same_field_keeps_the_services_value_and_the_edit_as_a_conflict_that
     assert kept["status"] == "conflict"
     assert kept["row"]["expects_of_other"] == "help with the children"
     assert person_of(partner, episode, row_id)["conflict_level"] is None  # not half of it
+    again = other.push(mutation("relationship", "update", row_id, 2, confiding=9))[0]
+    assert (again["status"], again["row"]["version"]) == ("rejected", 2)  # what the phone puts in the place of its own
     listed = partner.get("/v1/sync/conflicts?status=open", token=episode.token)["items"]
     assert [(c["id"], c["reason"], c["disputed"]) for c in listed] == [(kept["conflict_id"], "same_field", ["expects_of_other"])]
     assert (listed[0]["fields"], listed[0]["server"]["expects_of_other"]) == (fields, "help with the children")
