@@ -7,7 +7,7 @@ from uuid import UUID
 
 from uuid_utils.compat import uuid7
 
-from app.actions.mutation import Handler, Mutation, Result, plain, told, wire
+from app.actions.mutation import Handler, Mutation, Result, ScopeOfMutationMissing, plain, told, wire
 from app.actions.records import Fields, amend, create, get_in_chart, reveal
 from app.actions.synced import SCOPE_OF, may_see
 from app.actions.visit import Chart, Precondition, Visit, chart_of, open_chart
@@ -39,25 +39,20 @@ async def keepable(visit: Visit, mutation: Mutation, refusal: Refusal) -> Contes
         episode_id = await newest_episode_of(visit.connection, mutation.parent_id, visit.caller.clinician_id)
     if episode_id is None:
         return None
-    chart = await _chart_to_keep_in(visit, episode_id)
-    if chart is None:
-        return None
-    mine = await find_chart(visit.connection, episode_id, visit.caller.clinician_id) is not None
-    there = found is not None and found.get("deleted_at") is None and mine
+    try:
+        chart = await open_chart(visit, episode_id, lock=True)
+    except NotFound:
+        left = await _chart_that_was_left(visit, episode_id)
+        return None if left is None else Contested(left, "rule", None, problem=told(refusal))
+    there = found is not None and found.get("deleted_at") is None
     return Contested(chart, "rule", reveal(chart.key, table, found) if found and there else None, problem=told(refusal))
 
 
-async def _chart_to_keep_in(visit: Visit, episode_id: UUID) -> Chart | None:
-    """Return the chart that a refused edit is kept in: one that the caller sees, or one whose care team they have left since.
-
-    Who has left is shown nothing of it; what they had written offline is there for the team.
-    """
-    try:
-        return await open_chart(visit, episode_id, lock=True)
-    except NotFound:
-        person = visit.caller.clinician_id
-        if person is None or not await was_told_to_forget(visit.connection, person, episode_id):
-            return None
+async def _chart_that_was_left(visit: Visit, episode_id: UUID) -> Chart | None:
+    """Return the chart whose care team the caller has left: they are shown nothing of it, and what they had written offline is there for the team."""
+    person = visit.caller.clinician_id
+    if person is None or not await was_told_to_forget(visit.connection, person, episode_id):
+        return None
     row = await find_chart(visit.connection, episode_id, None, lock=True)
     return None if row is None else chart_of(visit, row)
 
@@ -74,7 +69,6 @@ async def keep_edit(visit: Visit, mutation: Mutation, trouble: Contested) -> Res
         "base_version": mutation.base_version,
         "server_version": (present or {}).get("version"),
         "device_id": visit.caller.device_id,
-        "mutation_id": mutation.mutation_id,
         "occurred_at": mutation.occurred_at,
         "sent_by": visit.actor,
         "status": "open",
@@ -86,10 +80,11 @@ async def keep_edit(visit: Visit, mutation: Mutation, trouble: Contested) -> Res
     secret = {"fields": sent, "server": {k: there.get(k) for k in sent}, "disputed": list(trouble.disputed), "problem": trouble.problem}
     visit.journal.mutation_id = mutation.mutation_id
     before = await find_row(visit.connection, sync_conflict, device_id=visit.caller.device_id, mutation_id=mutation.mutation_id)
-    if before is not None and before["status"] != "open":  # decided then; the same edit made anew is a new one
-        fields["mutation_id"] = uuid7()
-    open_still = before is not None and before["status"] == "open"
-    kept = before if before and open_still else (await create(visit, sync_conflict, Fields(fields, secret), chart=trouble.chart)).row
+    if before is not None and before["status"] == "open":
+        kept = before
+    else:
+        fields["mutation_id"] = mutation.mutation_id if before is None else uuid7()  # decided then; the same edit made anew is a new one
+        kept = (await create(visit, sync_conflict, Fields(fields, secret), chart=trouble.chart)).row
     visit.journal.mutation_id = None
     visit.trace.of(trouble.chart.patient_id, f"sync_conflict/{kept['id']}")
     row = wire(mutation.entity, present) if present else None
@@ -97,10 +92,11 @@ async def keep_edit(visit: Visit, mutation: Mutation, trouble: Contested) -> Res
     return Result(mutation, status, row, trouble.problem, kept["id"], trouble.chart.patient_id)
 
 
-async def resolve_conflict(visit: Visit, conflict_id: UUID, choice: str, handler: Handler | None, values: dict[str, Any] | None, reason: str) -> Row:
+async def resolve_conflict(visit: Visit, conflict_id: UUID, choice: str, handler: Handler | None, values: dict[str, Any], reason: str) -> Row:
     """Decide a kept conflict as a clinician: keep what is there, take what the device sent, or write what the clinician chose.
 
-    Raises ClinicianOnly, NotFound, ConflictResolved, DeletedStays, and whatever the action itself refuses.
+    `values` are the fields to write, unless what is there is kept. Raises ClinicianOnly, NotFound, ConflictResolved, DeletedStays,
+    ScopeOfMutationMissing, and whatever the action itself refuses.
     """
     clinician_id = visit.clinician()
     chart, present = await open_conflict(visit, conflict_id, lock=True)
@@ -109,9 +105,11 @@ async def resolve_conflict(visit: Visit, conflict_id: UUID, choice: str, handler
     if choice != "keep_server":
         if handler is None or present["reason"] == "deleted":
             raise DeletedStays
-        wanted = present["fields"] if values is None else values
+        if handler.scope not in visit.caller.scopes:
+            raise ScopeOfMutationMissing(handler.scope)
+        parent_id = chart.patient_id if handler.of_patient else chart.episode_id
         visit.journal.mutation_id = present["mutation_id"]  # the version that this makes leads to the device's edit
-        await handler.apply(replace(visit, precondition=Precondition(any_version=True)), chart.episode_id, present["entity_id"], dict(wanted))
+        await handler.apply(replace(visit, precondition=Precondition(any_version=True)), parent_id, present["entity_id"], values)
     visit.journal.mutation_id = None
     decided = {"status": "resolved", "resolution": choice, "resolved_by": clinician_id, "resolved_at": visit.now}
     return await amend(visit, sync_conflict, present, Fields(decided, {"resolution_reason": reason}), key=chart.key)

@@ -11,11 +11,16 @@ import sqlalchemy as sa
 
 from app.actions.synced import on_the_wire
 from app.actions.visit import Visit
-from app.domain.errors import Refusal, title_of
+from app.domain.errors import Forbidden, Refusal, title_of
 from app.store.database import OutOfRange, Row, UniqueTaken
 from app.store.tables.every import metadata
 
 REFUSED = (Refusal, OutOfRange, UniqueTaken)
+
+
+class ScopeOfMutationMissing(Forbidden):
+    """The token lacks the scope that this mutation needs."""
+
 
 Apply = Callable[[Visit, UUID, UUID, dict[str, Any]], Awaitable[tuple[Row | None, Mapping[str, str]]]]
 

@@ -78,11 +78,6 @@ async def pull(visit: Visit, since: int, until: int | None, limit: int, entities
     return Page(changes, after, cursor_of(feed.epoch, end), has_more)
 
 
-async def head(visit: Visit) -> Feed:
-    """Return where the partner's feed stands."""
-    return await where_it_stands(visit.connection)
-
-
 async def has_news(visit: Visit, since: int) -> bool:
     """Tell whether anything after a number of the feed is for the caller's devices."""
     return await changed_for(visit.connection, await scope_of(visit), since)

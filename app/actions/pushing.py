@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from app.actions.history import opened_state
 from app.actions.kept_edits import Contested, keep_edit, keepable
 from app.actions.ledger import ledger_row, repeated_result
-from app.actions.mutation import REFUSED, Handler, Mutation, Result, named, plain, rejected, wire
+from app.actions.mutation import REFUSED, Handler, Mutation, Result, ScopeOfMutationMissing, named, plain, rejected, wire
 from app.actions.records import get_in_chart, reveal
 from app.actions.synced import SCOPE_OF, may_see
 from app.actions.visit import Chart, Precondition, VersionStale, VersionUnmatched, Visit, open_chart, open_patient
@@ -34,10 +34,6 @@ SAVEPOINT, NEXT, BACK = "SAVEPOINT mutation", "RELEASE SAVEPOINT mutation; SAVEP
 
 class DeviceNeeded(Forbidden):
     """Sending changes needs a token that is bound to a device: exchange one with the device as actor."""
-
-
-class ScopeOfMutationMissing(Forbidden):
-    """The token lacks the scope that this mutation needs."""
 
 
 class PatientsAnswerOnly(Forbidden):

@@ -38,9 +38,7 @@ def known_types() -> list[str]:
 
 def pairs_of(types: Iterable[str] | None) -> list[tuple[str, str]]:
     """Return the pairs of entity and operation that event types name; None names all. Raises EventTypeUnknown."""
-    if types is None:
-        return [(entity, op) for entity in told_entities() for op in VERBS]
-    wanted, known = list(types), known_types()
+    wanted, known = [EVERY] if types is None else list(types), known_types()
     unknown = [t for t in wanted if t not in {EVERY, *known, *(f"{e}.*" for e in told_entities())}]
     if unknown:
         raise EventTypeUnknown(f"Not known: {', '.join(u[:60] for u in unknown[:5])}. See /v1/event-types.")

@@ -11,7 +11,6 @@ from app.actions.history import read_history
 from app.actions.kept_edits import open_conflict, resolve_conflict
 from app.actions.records import reveal
 from app.actions.synced import conflicts_shown, is_shown
-from app.actions.visit import open_chart
 from app.api.history import HistoryPage, page_versions
 from app.api.mutations import HANDLERS, read_mutation
 from app.api.pages import Cursor, Limit
@@ -22,6 +21,7 @@ from app.domain.errors import Fault, Invalid, NotFound
 from app.store.database import Row
 from app.store.rows import own, page
 from app.store.sync import caseload_of
+from app.store.tables.people import patient_key
 from app.store.tables.sync import sync_conflict
 
 router = APIRouter(prefix="/v1/sync/conflicts", route_class=Route, tags=["sync"])
@@ -74,9 +74,10 @@ async def list_conflicts(
     wanted += [sync_conflict.c.episode_id == episode_id] if episode_id else []
     if visit.caller.clinician_id is not None:
         wanted.append(sync_conflict.c.episode_id.in_((await caseload_of(visit.connection, visit.caller.clinician_id))[0]))
-    rows = await page(visit.connection, sa.select(sync_conflict).where(*wanted), [sync_conflict.c.id], pager.after, limit)
-    items, following = pager.cut(rows, "id")
-    shown = [reveal((await open_chart(visit, r["episode_id"])).key, sync_conflict, r) for r in items]
+    k, of_patient = patient_key, (patient_key.c.partner_id == sync_conflict.c.partner_id) & (patient_key.c.patient_id == sync_conflict.c.patient_id)
+    query = sa.select(sync_conflict, k.c.wrapped, k.c.key_version).join(k, of_patient).where(*wanted)
+    items, following = pager.cut(await page(visit.connection, query, [sync_conflict.c.id], pager.after, limit), "id")
+    shown = [reveal(visit.key_of(r), sync_conflict, r) for r in items]
     for row in shown:
         visit.trace.of(row["patient_id"], f"sync_conflict/{row['id']}")
     return {"items": [_with_problem(row) for row in shown], "next": following}
@@ -129,8 +130,6 @@ async def resolve_kept_conflict(call: Annotated[Call, needs("sync")], conflict_i
     mutation = read_mutation(row["mutation_id"], row["entity"], row["entity_id"], row["op"], None, fields)
     if resolution_in.choice != "keep_server" and mutation.refusal is not None:
         raise mutation.refusal
-    if handler is not None and handler.scope not in call.visit.caller.scopes:
-        raise NotFound
     return call.stored(
         _with_problem(await resolve_conflict(call.visit, conflict_id, resolution_in.choice, handler, mutation.values, resolution_in.reason))
     )

@@ -14,7 +14,6 @@ from app.actions.devices import get_device
 from app.actions.groups import get_group, get_member, process_note
 from app.actions.history import compare_inventory, read_history, read_partner_history, read_patient_history
 from app.actions.people import get_clinician
-from app.actions.pulling import head
 from app.actions.visit import Visit, open_chart
 from app.actions.webhooks import get_endpoint
 from app.actions.workflow import note_of
@@ -24,6 +23,7 @@ from app.api.request import Call, Route, needs
 from app.api.shapes import Moment, Out
 from app.domain.sync import cursor_of
 from app.store.database import Row
+from app.store.feed import where_it_stands
 from app.store.tables.door import partner_setting
 from app.store.tables.groups import couple, group_member, group_session, therapy_group
 from app.store.tables.inventory import goal, life_event, problem, relationship
@@ -73,7 +73,7 @@ async def page_versions(call: Call, limit: int, cursor: str | None, read: Callab
     """Return a page of versions of whatever `read` reads, oldest first."""
     pager = call.pager(limit, cursor, kinds=(int,))
     items, following = pager.cut(await read(pager.after), "seq")
-    epoch = (await head(call.visit)).epoch
+    epoch = (await where_it_stands(call.visit.connection)).epoch
     return {"items": [row | {"seq": cursor_of(epoch, row["seq"])} for row in items], "next": following}
 
 

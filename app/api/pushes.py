@@ -21,10 +21,13 @@ router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
 MOST_MUTATIONS = 100
 
 
+_MOMENT: TypeAdapter[Any] = TypeAdapter(Moment)
+
+
 def _lenient(value: object) -> object:
     """Read a device's time, which decides nothing: one that makes no sense is none."""
     try:
-        return TypeAdapter(Moment).validate_python(value)
+        return _MOMENT.validate_python(value)
     except ValidationError:
         return None
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from starlette.responses import StreamingResponse
 
 from app.actions.mutation import Mutation
-from app.actions.pulling import head, pull, scope_of
+from app.actions.pulling import pull, scope_of
 from app.actions.pushing import DeviceNeeded, push, row_there, send_again
 from app.actions.visit import Visit
 from app.api.bodies import parse
@@ -189,12 +189,13 @@ async def push_from_watermelon(
     for table, sent in changes.items():
         rows += [(table, raw, str(raw.get("id"))) for raw in (*sent.created, *sent.updated)]
         rows += [(table, None, text) for text in sent.deleted]
+    seen_up_to = await _seen_up_to(call.visit, last_pulled_at)
     for number, (table, raw, text) in enumerate(rows):
         row_id = _row_id(text)
         if row_id is None or number >= MOST_AT_ONCE:  # what is too much for one request stays marked on the device, and comes again
             rejected.setdefault(table, []).append(text)
         elif raw is None:
-            read.append(await _deleted(call.visit, table, row_id, last_pulled_at))
+            read.append(await _deleted(call.visit, table, row_id, seen_up_to))
         else:
             read.append(await _from_watermelon(call.visit, table, row_id, raw))
     in_order = sorted((m for m in read if m is not None), key=lambda m: (m.op == "delete", RANKS.get(m.entity, len(RANKS))))
@@ -220,16 +221,21 @@ async def _from_watermelon(visit: Visit, table: str, row_id: UUID, raw: Mapping[
     return _mutation(visit, table, row_id, "update", _base(raw, there), {k: fields.get(k) for k in edited if k not in SERVER_MADE})
 
 
-async def _deleted(visit: Visit, table: str, row_id: UUID, last_pulled_at: int) -> Mutation | None:
+async def _seen_up_to(visit: Visit, last_pulled_at: int) -> int | None:
+    """Return how far a device has read; None for one that was away for long: what it has not sent yet is taken all the same."""
+    try:
+        return (await where_it_stands(visit.connection)).seq_of(last_pulled_at)
+    except (CursorExpired, CursorAhead, CursorMalformed):
+        return None
+
+
+async def _deleted(visit: Visit, table: str, row_id: UUID, seen_up_to: int | None) -> Mutation | None:
     """Read a deletion: WatermelonDB sends a bare id, so the version is the one that the last pull had brought."""
     there = await row_there(visit, table, row_id)
     if there is None:
         return None
-    try:
-        seq = (await where_it_stands(visit.connection)).seq_of(last_pulled_at)
-    except (CursorExpired, CursorAhead, CursorMalformed):  # what was not sent yet is taken also from a device that was away for long
-        return _mutation(visit, table, row_id, "delete", None, {})
-    return _mutation(visit, table, row_id, "delete", await version_at(visit.connection, table, row_id, seq) or there["version"], {})
+    base = None if seen_up_to is None else await version_at(visit.connection, table, row_id, seen_up_to) or there["version"]
+    return _mutation(visit, table, row_id, "delete", base, {})
 
 
 def _unpacked(value: Any) -> Any:
@@ -280,4 +286,4 @@ async def stream_for_rxdb(call: Annotated[Call, needs("sync", patients=True)], c
     """Be told when RxDB should pull: `data: RESYNC`. One stream serves every collection: give each replication the same one."""
     call.of_this_moment = True
     await scope_of(call.visit, (collection,))
-    return stream_for(request, call.visit.caller, (await head(call.visit)).seq)
+    return stream_for(request, call.visit.caller, (await where_it_stands(call.visit.connection)).seq)

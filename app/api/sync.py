@@ -12,7 +12,7 @@ from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
-from app.actions.pulling import digest, has_news, head, pull
+from app.actions.pulling import digest, has_news, pull, scope_of
 from app.actions.visit import Visit
 from app.api.problems import Unauthenticated, Unavailable
 from app.api.request import Call, House, Route, needs
@@ -20,6 +20,7 @@ from app.api.shapes import Moment, Out
 from app.domain.sync import LARGEST_CURSOR, SCHEMA_VERSION, check_schema
 from app.keys.tokens import Caller
 from app.store.database import DatabaseAway, clock
+from app.store.feed import where_it_stands
 
 router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
 
@@ -151,8 +152,8 @@ async def read_digest(call: Annotated[Call, needs("sync", patients=True)], until
 async def open_stream(call: Annotated[Call, needs("sync", patients=True)], request: Request) -> StreamingResponse:
     """Be told when to pull: `data: RESYNC`, with the head cursor as the event's id. It says nothing else, and closes after a minute; connect again."""
     call.of_this_moment = True
-    feed = await head(call.visit)
-    await has_news(call.visit, feed.seq)
+    feed = await where_it_stands(call.visit.connection)
+    await scope_of(call.visit)
     return stream_for(request, call.visit.caller, feed.seq)
 
 
@@ -175,7 +176,7 @@ async def _events(house: House, caller: Caller, authorization: str | None, seq: 
             house.door.caller_of(authorization)
             async with house.database.transaction(caller.partner_id) as connection:
                 visit = Visit(connection, caller, clock(house.now), house.keys)
-                feed = await head(visit)
+                feed = await where_it_stands(visit.connection)
                 news = feed.seq > seq and await has_news(visit, seq)
         except (Unauthenticated, Unavailable, DatabaseAway):
             return

@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Response
 from pydantic import Field
 
-from app.actions.pulling import head
 from app.actions.visit import public
 from app.actions.webhooks import add_endpoint, amend_endpoint, fares, get_endpoint, ping, remove_endpoint, resend, rotate_secret
 from app.api.pages import Cursor, Limit
@@ -16,6 +15,7 @@ from app.api.request import Call, Route, needs
 from app.api.shapes import In, Kept, Line, Moment, NewId, OneLine, Out, Whole
 from app.domain.sync import LARGEST_CURSOR, cursor_of
 from app.store.database import Row
+from app.store.feed import where_it_stands
 from app.store.rows import own, page
 from app.store.tables.webhooks import webhook_delivery, webhook_endpoint
 
@@ -198,7 +198,7 @@ async def list_deliveries(
     rows = await page(call.visit.connection, sa.select(d).where(own(call.visit.connection, d), *wanted), [d.c.id], pager.after, limit)
     items, following = pager.cut(rows, "id")
     call.saw(items, "webhook_delivery")
-    epoch = (await head(call.visit)).epoch
+    epoch = (await where_it_stands(call.visit.connection)).epoch
     return {"items": [r | {"seq": None if r["seq"] is None else cursor_of(epoch, r["seq"])} for r in items], "next": following}
 
 

@@ -84,15 +84,13 @@ def _newest(connection: Connection, scope: Scope, window: Window) -> Any:
     def part(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
         return sa.select(*columns).where(*where, *stretch)
 
-    of_patients = [change.c.patient_id.in_(scope.patient_ids), *([] if scope.whole_patient else [change.c.episode_id.is_(None)])]
-    still = [  # a copy that came after the person had left is not for them
-        change.c.episode_id.in_(scope.episode_ids),
-        sa.and_(change.c.patient_id.in_(scope.patient_ids), sa.true() if scope.whole_patient else change.c.episode_id.is_(None)),
-    ]
+    of_courses = change.c.episode_id.in_(scope.episode_ids)
+    of_patients = sa.and_(change.c.patient_id.in_(scope.patient_ids), *([] if scope.whole_patient else [change.c.episode_id.is_(None)]))
+    still = sa.or_(change.c.op == "revoke", of_courses, of_patients)  # a copy that came after the person had left is not for them
     mine = sa.union_all(
-        part(public(connection), change.c.episode_id.in_(scope.episode_ids)),
-        part(public(connection), *of_patients),
-        part(change.c.partner_id == connection.partner_id, change.c.audience == scope.person_id, sa.or_(change.c.op == "revoke", *still)),
+        part(public(connection), of_courses),
+        part(public(connection), of_patients),
+        part(change.c.partner_id == connection.partner_id, change.c.audience == scope.person_id, still),
     ).subquery()
     return sa.select(sa.func.max(mine.c.seq).label("seq")).group_by(mine.c.entity, mine.c.entity_id).subquery()
 

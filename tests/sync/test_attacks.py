@@ -152,7 +152,13 @@ def test_what_a_replica_had_written_is_kept_also_when_its_chart_was_left_or_it_i
     lead = Device(partner, course.lead)
     future = {"id": str(uuid4()), "patient_id": course.patient_id, "purpose": "recording", "given": True, "wording": "v1"}
     watermelon(lead, consent={"created": [{**future, "decided_at": "2099-01-01T00:00:00Z", "_status": "created", "_changed": ""}]})
-    assert future["id"] in {c["entity_id"] for c in conflicts(partner, course.token)}
+    kept = next(c for c in conflicts(partner, course.token) if c["entity_id"] == future["id"])
+    path, fields = f"/v1/sync/conflicts/{kept['id']}/resolution", {**kept["fields"], "decided_at": now(days=1)}
+    narrow = partner.clinician_token(course.lead, scope="sync consents:read")
+    refused = partner.send("POST", path, {"choice": "merge", "fields": fields, "reason": "x"}, token=narrow)
+    assert (refused.status_code, refused.json()["type"]) == (403, "/problems/scope-of-mutation-missing")
+    partner.post(path, {"choice": "merge", "fields": fields, "reason": "The phone's clock was wrong."}, token=course.token)
+    assert future["id"] in {c["id"] for c in partner.get(f"/v1/patients/{course.patient_id}/consents")["items"]}
 
 
 HUGE = [10**20, -(10**22), {"a": [10**22]}, "[" * 260 + "]" * 260, "[" * 5000 + "]" * 5000, "\\u0000", 1e308, True, [[[[]]]]]
