@@ -26,11 +26,12 @@ from app.api.request import SCOPES
 from app.binaries import EmbeddedPostgresError
 from app.config import Settings
 from app.domain.errors import Refusal
-from app.keys.cipher import KeyMissing, create_key_file, read_key_ring
-from app.keys.tokens import KeyRefused
+from app.keys.cipher import KeyMissing
+from app.keys.jws import KeyRefused
+from app.keys.provider import create_key_file, read_keys
 from app.launch import database_for, owner_of, share_with_processes, worker_beside
 from app.launch import migrate as migrate_database
-from app.main import create_app
+from app.main import create_app, key_provider
 from app.store.database import Database, DatabaseAway, Unsafe
 from app.worker import work
 
@@ -250,7 +251,7 @@ def key_rotate(
     """Publish a new signing key; it signs after the overlap, and the old one goes when its last token is dead."""
 
     async def job(database: Database, ready: Settings) -> str:
-        return await operators.rotate_signing_key(database, read_key_ring(ready.keys_path), timedelta(seconds=overlap_seconds), utc_now())
+        return await operators.rotate_signing_key(database, read_keys(key_provider(ready)), timedelta(seconds=overlap_seconds), utc_now())
 
     console.print(f"kid {_as_owner(job)}")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -34,7 +34,9 @@ class Settings(BaseSettings):
     )
 
     keys_file: Path | None = Field(None, description="Key-encryption keys; default: keys.json in the home folder")
-    docs: bool = True
+    keys: SecretStr | None = Field(None, description="The keys themselves, as the JSON of the key file, instead of a file")
+    keys_command: str | None = Field(None, description="A command that prints them, for a key management service")
+    docs: bool = Field(True, description="Whether /docs and /openapi.json are served")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     requests_per_second: int = Field(200, ge=1, description="Per client, over all processes")
     sync_requests_per_second: int = Field(20, ge=1, description="Per device for /v1/sync, over all processes")

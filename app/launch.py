@@ -15,7 +15,8 @@ from app import embedded
 from app.actions.operators import ensure_signing_key
 from app.api.bearer import utc_now
 from app.config import Settings
-from app.keys.cipher import create_key_file, read_key_ring
+from app.keys.provider import create_key_file, read_keys
+from app.main import key_provider
 from app.store.database import Database
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +40,8 @@ def database_for(settings: Settings, *, attach: bool = False) -> Iterator[Settin
         durable=settings.embedded_durable,
     )
     try:
-        create_key_file(settings.keys_path)
+        if settings.keys is None and settings.keys_command is None:
+            create_key_file(settings.keys_path)
         yield _addressed(settings, server.url())
     finally:
         server.stop()
@@ -63,6 +65,7 @@ def migrate(settings: Settings) -> None:
         raise ValueError(message)
     config = Config(str(ROOT / "alembic.ini"))
     config.attributes["url"] = url.replace("postgresql://", "postgresql+asyncpg://")
+    config.attributes["ring"] = read_keys(key_provider(settings))
     command.upgrade(config, "head")
     asyncio.run(_first_key(settings))
 
@@ -70,7 +73,7 @@ def migrate(settings: Settings) -> None:
 async def _first_key(settings: Settings) -> None:
     database = owner_of(settings)
     try:
-        await ensure_signing_key(database, read_key_ring(settings.keys_path), utc_now())
+        await ensure_signing_key(database, read_keys(key_provider(settings)), utc_now())
     finally:
         await database.close()
 

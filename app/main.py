@@ -15,8 +15,10 @@ from fastapi.routing import APIRoute
 from app.api import (
     alerts,
     assessments,
+    audit,
     caseload,
     catalogue,
+    clients,
     concerns,
     conflicts,
     course,
@@ -37,6 +39,7 @@ from app.api import (
     outcome,
     people,
     proposals,
+    protection,
     pushes,
     requests,
     sessions,
@@ -52,7 +55,7 @@ from app.api.rates import Rates
 from app.api.request import House
 from app.api.traffic import Traffic
 from app.config import Settings
-from app.keys.cipher import read_key_ring
+from app.keys.provider import KeyCommand, KeyFile, KeyProvider, KeysGiven, read_keys
 from app.store.audit import AuditTrail
 from app.store.database import Database, Unsafe, check_durability, check_login
 
@@ -60,6 +63,7 @@ ROUTERS = (
     *(door, operations, catalogue, people, episodes, inventory, concerns, focus, proposals, course, lifecycle, sessions, notes, workflow),
     *(assessments, requests, alerts, endings, outcome, due, history, groups, caseload, imports),
     *(devices, sync, pushes, conflicts, skins, events, webhooks),
+    *(protection, audit, clients),
 )
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
 EVERYWHERE = (assessments.crisis, sessions.everywhere)
@@ -99,9 +103,9 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         message = "No database: set IPT_DATABASE_URL, or start the service with `ipt serve`."
         raise Unsafe(message)
     database = Database(settings.database_url, "ipt_service", pool_size=settings.pool_size, pooler=settings.pooler)
-    audit = Database(settings.audit_database_url or settings.database_url, "ipt_audit", pool_size=1, pooler=settings.pooler)
-    keys = read_key_ring(settings.keys_path)
-    trail = AuditTrail(audit)
+    audit_login = Database(settings.audit_database_url or settings.database_url, "ipt_audit", pool_size=1, pooler=settings.pooler)
+    keys = read_keys(key_provider(settings))
+    trail = AuditTrail(audit_login, keys)
     the_door = Door(database, keys, settings.issuer, now)
     app.state.house = House(
         database=database,
@@ -129,7 +133,14 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         await the_door.stop()
         await trail.stop()
         await database.close()
-        await audit.close()
+        await audit_login.close()
+
+
+def key_provider(settings: Settings) -> KeyProvider:
+    """Return where the key-encryption keys come from: the environment, a command, else the file."""
+    if settings.keys is not None:
+        return KeysGiven(settings.keys.get_secret_value())
+    return KeyCommand(settings.keys_command) if settings.keys_command else KeyFile(settings.keys_path)
 
 
 def newest_migration() -> str:

@@ -1,6 +1,6 @@
-"""The second process: what need not happen inside a request, partner by partner.
+"""The second process: what need not happen inside a request, partner by partner. Several workers may run side by side.
 
-Webhooks are delivered, alerts that wait are told again, what has expired is cleared. Several workers may run side by side.
+Webhooks are delivered and alerts that wait are told again here; what keeps the house in order is in app/upkeep.py.
 """
 
 import asyncio
@@ -10,42 +10,40 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import datetime
 from itertools import groupby
 from uuid import UUID
 
-import sqlalchemy as sa
 import structlog
 
 from app.actions.alerts import escalate_alert
 from app.actions.deliveries import Attempt, Message, note_attempts, take_due, turn_into_deliveries
-from app.actions.visit import Visit
 from app.api.bearer import utc_now
 from app.config import Settings
-from app.keys.cipher import KeyRing, read_key_ring
-from app.keys.tokens import new_caller
-from app.main import configure_logs
+from app.domain.protection import SAFETY
+from app.keys.cipher import KeyRing
+from app.keys.provider import read_keys
+from app.main import configure_logs, key_provider
 from app.outbound.guarded import AddressRefused, NoAnswer, Outbound
-from app.store.audit import Access, insert_access
-from app.store.database import Connection, Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, clock
-from app.store.door import partners
-from app.store.feed import compact, stamp
-from app.store.sync import clear_ledger
-from app.store.tables.door import idempotency_key, revocation, used_assertion
-from app.store.webhooks import clear_deliveries, enabled_endpoints, give_up_overdue
+from app.store.audit import insert_access
+from app.store.database import Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, clock
+from app.store.feed import stamp
+from app.store.webhooks import enabled_endpoints
 from app.store.work import overdue_alerts
+from app.upkeep import clear_expired, compact_feeds, erase_rows, known_partners, retire_records, rewrap_keys, seal_trails, worker_access, worker_visit
 
 CLEAR_EVERY_SECONDS = 60.0
 COMPACT_EVERY_SECONDS = 3600.0
+ERASE_EVERY_SECONDS = 2.0
+SEAL_EVERY_SECONDS = 5.0
+REWRAP_EVERY_SECONDS = 60.0
+RETIRE_EVERY_SECONDS = 3600.0
 ALERTS_EVERY_SECONDS = 5.0
 DELIVER_EVERY_SECONDS = 0.5
 PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
 SOON_SECONDS = 0.02
 URGENT_AT_ONCE, OTHERS_AT_ONCE = 64, 64
 URGENT_OF_A_PARTNER, OTHERS_OF_A_PARTNER = 16, 32
-TOMBSTONES_KEPT = timedelta(days=400)
-DELIVERIES_KEPT = timedelta(days=30)
-NAME = "worker"
 log = structlog.get_logger("ipt.worker")
 
 
@@ -60,13 +58,17 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    ring = read_key_ring(settings.keys_path)
+    ring = read_keys(key_provider(settings))
     deliveries = Deliveries(database, ring, settings.allowed_hosts)
     try:
         await asyncio.gather(
             _every(ALERTS_EVERY_SECONDS, stop, "alerts_escalated", lambda: escalate(database, ring, clock(utc_now))),
             _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(database, utc_now())),
             _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(database, utc_now())),
+            _every(ERASE_EVERY_SECONDS, stop, "rows_erased", lambda: erase_rows(database, ring, clock(utc_now))),
+            _every(SEAL_EVERY_SECONDS, stop, "audit_sealed", lambda: seal_trails(database, ring, clock(utc_now))),
+            _every(REWRAP_EVERY_SECONDS, stop, "keys_rewrapped", lambda: rewrap_keys(database, ring), soon=SOON_SECONDS),
+            _every(RETIRE_EVERY_SECONDS, stop, "records_retired", lambda: retire_records(database, ring, clock(utc_now))),
             _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now)), soon=SOON_SECONDS),
             _stop_with(parent, stop),
         )
@@ -99,12 +101,6 @@ async def _stop_with(parent: int | None, stop: asyncio.Event) -> None:
             stop.set()
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), PARENT_LOOKED_FOR_EVERY_SECONDS)
-
-
-async def known_partners(database: Database) -> list[UUID]:
-    """Return the partners' ids."""
-    async with database.transaction(None) as connection:
-        return [row["partner_id"] for row in await partners(connection)]
 
 
 class Deliveries:
@@ -146,7 +142,7 @@ class Deliveries:
     async def _take_one(self, partner_id: UUID, endpoint: Row, now: datetime) -> int:
         messages: list[tuple[bool, Message]] = []
         async with self._database.transaction(partner_id) as connection:
-            visit = _visit(connection, self._ring, partner_id, now)
+            visit = worker_visit(connection, self._ring, partner_id, now)
             await turn_into_deliveries(visit, endpoint)
             for urgent in (True, False):
                 room = self._room(partner_id, urgent=urgent)
@@ -196,10 +192,10 @@ class Deliveries:
 
     async def _note(self, partner_id: UUID, attempts: list[Attempt]) -> None:
         async with self._database.transaction(partner_id) as connection:
-            visit = _visit(connection, self._ring, partner_id, clock(self._now))
+            visit = worker_visit(connection, self._ring, partner_id, clock(self._now))
             await note_attempts(visit, attempts)
             if visit.journal.changes:
-                await insert_access(connection, _access(visit, "worker switch_off_endpoint"))
+                await insert_access(connection, worker_access(visit, "worker switch_off_endpoint"), self._ring)
                 await stamp(connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
             await connection.commit()
 
@@ -215,10 +211,6 @@ class Deliveries:
             await self.settled()
         for outbound in self._outbound.values():
             await outbound.close()
-
-
-def _visit(connection: Connection, ring: KeyRing, partner_id: UUID, now: datetime) -> Visit:
-    return Visit(connection, new_caller(partner_id, f"{partner_id}.{NAME}", (), int(now.timestamp())), now, ring)
 
 
 async def escalate(database: Database, ring: KeyRing, now: datetime) -> int:
@@ -239,55 +231,10 @@ async def escalate(database: Database, ring: KeyRing, now: datetime) -> int:
 
 async def _escalate_one(database: Database, ring: KeyRing, now: datetime, partner_id: UUID, alert: Row) -> bool:
     async with database.transaction(partner_id) as connection:
-        visit = _visit(connection, ring, partner_id, now)
+        visit = worker_visit(connection, ring, partner_id, now, use=SAFETY)
         if not await escalate_alert(visit, alert["id"], alert["episode_id"]):
             return False
-        await insert_access(connection, _access(visit, "worker escalate_alert"))
+        await insert_access(connection, worker_access(visit, "worker escalate_alert"), ring)
         await stamp(connection, visit.journal, now, actor=visit.actor, client_id=visit.caller.client_id)
         await connection.commit()
     return True
-
-
-def _access(visit: Visit, route: str) -> Access:
-    """Return the audit row of what the worker did."""
-    return Access(
-        partner_id=visit.caller.partner_id,
-        at=visit.now,
-        client_id=visit.caller.client_id,
-        person=None,
-        action="execute",
-        route=route,
-        outcome=200,
-        reason=None,
-        request_id=NAME,
-        patient_id=visit.trace.patient_id,
-        episode_id=visit.trace.episode_id,
-        resources=visit.trace.resources,
-    )
-
-
-async def clear_expired(database: Database, now: datetime) -> int:
-    """Delete kept answers after 72 hours, used assertions after their time, revocations of tokens that are dead, old deliveries."""
-    async with database.transaction(None) as connection:
-        cleared = await connection.run(sa.delete(revocation).where(revocation.c.expires_at < now))
-        await connection.commit()
-    for partner_id in await known_partners(database):
-        async with database.transaction(partner_id) as connection:
-            for table in (idempotency_key, used_assertion):
-                own = (table.c.partner_id == partner_id, table.c.expires_at < now)
-                cleared += await connection.run(sa.delete(table).where(*own))
-            cleared += await give_up_overdue(connection, now) + await clear_deliveries(connection, now - DELIVERIES_KEPT)
-            await connection.commit()
-    return cleared
-
-
-async def compact_feeds(database: Database, now: datetime) -> int:
-    """Drop from each feed what no replica needs any more, and from the ledger what no device sends again; return how many rows went."""
-    before = now - TOMBSTONES_KEPT
-    gone = 0
-    for partner_id in await known_partners(database):
-        async with database.transaction(partner_id) as connection:
-            gone += await compact(connection, before, now)
-            gone += await clear_ledger(connection, before)
-            await connection.commit()
-    return gone

@@ -21,7 +21,7 @@ from uuid_utils.compat import uuid7
 from app import embedded
 from app.actions.operators import register_partner
 from app.config import Settings
-from app.keys.cipher import create_key_file, read_key_ring
+from app.keys.provider import create_key_file, read_key_ring
 from app.launch import _addressed, migrate, owner_of
 from app.outbound.guarded import Answer
 from app.store.database import Database

@@ -19,7 +19,7 @@ from app import embedded
 from app.actions.operators import register_client, register_partner
 from app.api.request import SCOPES
 from app.config import Settings
-from app.keys.cipher import create_key_file
+from app.keys.provider import create_key_file
 from app.launch import migrate, owner_of
 from app.main import create_app
 from tests.driver import Partner

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from app.actions.people import CoverIsLead, check_backend
+from app.actions.people import CoverIsLead, check_backend, get_patient
 from app.actions.records import Fields, Made, amend, create, remove, reveal
+from app.actions.subject import whole_chart
 from app.actions.visit import Visit, open_patient, public
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.instruments import instruments
@@ -15,11 +16,8 @@ from app.store.people import page_patients, tied_to
 from app.store.rows import find_row, rows_of
 from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
-from app.store.tables.every import metadata
-from app.store.tables.people import care_team, clinician, consent, episode, patient
+from app.store.tables.people import care_team, clinician, patient
 
-NOTES = {"session_note"}
-NOT_EXPORTED = {"patient_key", "change", "sync_mutation", "webhook_delivery"}  # the last two say what was sent, and hold none of it
 MOST_TRANSFERS = 500
 
 
@@ -153,8 +151,7 @@ async def duplicates_of(visit: Visit, patient_id: UUID) -> list[Row]:
     check_backend(visit)
     await open_patient(visit, patient_id)
     rows = await rows_of(visit.connection, patient, merged_into=patient_id)
-    visit.trace.resources += [f"patient/{r['id']}" for r in rows]
-    return [public(r) for r in rows]
+    return [await get_patient(visit, r["id"]) for r in rows]
 
 
 async def page_of_charts(visit: Visit, after: Sequence[Any] | None, limit: int, *, with_notes: bool) -> list[Row]:
@@ -164,23 +161,4 @@ async def page_of_charts(visit: Visit, after: Sequence[Any] | None, limit: int, 
     """
     check_backend(visit)
     rows = await page_patients(visit.connection, None, {}, after, limit)
-    return [await _whole_chart(visit, r, with_notes=with_notes) for r in rows[:limit]] + rows[limit:]
-
-
-async def _whole_chart(visit: Visit, row: Row, *, with_notes: bool) -> Row:
-    _, key = await open_patient(visit, row["id"])
-    visit.trace.resources.append(f"chart/{row['id']}")
-    chart: dict[str, Any] = {"id": row["id"], "patient": public(row), "consent": [], "episode": []}
-    for table in metadata.tables.values():
-        if "patient_id" not in table.c or table.name in NOT_EXPORTED or "wrapped" in table.c or "key_hash" in table.c or table.name == "audit_event":
-            continue
-        if table.name in NOTES and not with_notes:
-            continue
-        found = [reveal(key, table, r) for r in await rows_of(visit.connection, table, patient_id=row["id"])]
-        if table.name == "addendum" and not with_notes:
-            found = [r for r in found if r["subject"] != "note"]
-        if table.name == "sync_conflict" and not with_notes:
-            found = [r for r in found if r["entity"] not in NOTES]
-        if found or table in (consent, episode):
-            chart[table.name] = found
-    return chart
+    return [await whole_chart(visit, r["id"], with_notes=with_notes) for r in rows[:limit]] + rows[limit:]

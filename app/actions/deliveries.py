@@ -11,7 +11,7 @@ import orjson
 
 from app.actions.records import Fields, amend, wire_of
 from app.actions.visit import Visit, public
-from app.actions.webhooks import event_id, pairs_told, secret_place
+from app.actions.webhooks import event_id, pairs_told
 from app.domain.sync import cursor_of
 from app.domain.webhooks import DISABLE_AFTER, DISABLE_AFTER_FAILURES, GIVE_UP_AFTER, SLOW_DOWN_AFTER, URGENT_ENTITY, wait_before
 from app.outbound.signature import signed_headers
@@ -20,6 +20,7 @@ from app.store.feed import where_it_stands
 from app.store.rows import find_row
 from app.store.tables.webhooks import webhook_endpoint
 from app.store.webhooks import claim, endpoint_failed, endpoint_succeeded, secrets_of, settle, walk
+from app.store.wrapping import secret_place
 
 AT_ONCE = 32
 AT_ONCE_WHEN_FAILING = 1  # one probe, until it answers again

@@ -11,19 +11,23 @@ from uuid import UUID
 
 from app.actions.records import Fields, create
 from app.actions.visit import Visit
-from app.keys.tokens import Assertion, TokenRefused, claimed_client, read_assertion
-from app.store.database import Connection
+from app.keys.cipher import KeyRing
+from app.keys.jws import TokenRefused
+from app.keys.tokens import Assertion, SigningKey, claimed_client, read_assertion
+from app.store.database import Connection, Row
 from app.store.door import client_keys, clinician_is_active, find_client, patient_is_there, secret_digests, use_assertion
 from app.store.sync import find_device, saw_device
 from app.store.tables.sync import device
+from app.store.wrapping import signing_place
 
 CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 KEPT_AFTER_EXPIRY = timedelta(minutes=5)  # longer than the skew that is allowed for: a used assertion outlives itself
 NOBODY = hashlib.sha256(secrets.token_bytes(32)).digest()
 CARE = ("patients", "episodes", "inventory", "classification", "sessions", "assessments", "termination", "risk", "consents", "groups", "notes")
-FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write")) | {"inventory:names", "sync"}
+FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write")) | {"inventory:names", "sync", "emergency:use"}
 FOR_PATIENTS = frozenset({"assessments:read", "assessments:write", "sessions:read", "sessions:write", "sync"})
 LONGEST_LABEL = 60
+OUTCOMES = frozenset({"outcomes:read", "outcomes:extract"})
 
 
 class ClientRefused(Exception):
@@ -45,6 +49,8 @@ class Client:
     partner_id: UUID
     name: str
     scopes: frozenset[str]
+    live: bool
+    """A live partner, with real patients; else a sandbox with made-up ones."""
 
     @property
     def client_id(self) -> str:
@@ -72,7 +78,7 @@ async def authenticate_by_secret(connection: Connection, name: str, secret: str,
     matched = [hmac.compare_digest(shown, digest) for digest in [NOBODY, *digests]]
     if not any(matched) or row is None or row["disabled_at"] is not None or row["partner_disabled_at"] is not None:
         raise ClientRefused
-    return Client(row["partner_id"], row["name"], frozenset(row["scopes"]))
+    return Client(row["partner_id"], row["name"], frozenset(row["scopes"]), row["partner_kind"] == "live")
 
 
 async def authenticate_by_assertion(connection: Connection, name: str, token: str, issuer: str, now: datetime) -> Client:
@@ -89,7 +95,7 @@ async def authenticate_by_assertion(connection: Connection, name: str, token: st
         raise ClientRefused
     if not await use_assertion(connection, name, assertion.jti, datetime.fromtimestamp(assertion.expires_at, UTC) + KEPT_AFTER_EXPIRY):
         raise ClientRefused
-    return Client(row["partner_id"], row["name"], frozenset(row["scopes"]))
+    return Client(row["partner_id"], row["name"], frozenset(row["scopes"]), row["partner_kind"] == "live")
 
 
 def assertion_client(token: str) -> str:
@@ -104,12 +110,21 @@ def granted(wanted: str | None, held: Iterable[str]) -> frozenset[str]:
     """Return the scopes of a token: what was asked for, or all that is held. Raises GrantRefused for more than is held."""
     most = frozenset(held)
     if wanted is None or not wanted.strip():
-        return most
+        return most - OUTCOMES or most
     asked = frozenset(wanted.split())
+    code = "invalid_scope"
     if not asked <= most:
-        code = "invalid_scope"
         raise GrantRefused(code, "A scope is wider than the client's.")
+    if asked & OUTCOMES and asked - OUTCOMES:
+        raise GrantRefused(code, "Scopes of outcomes go into a token of their own: it opens no patient's route.")
     return asked
+
+
+def check_bound(client: Client, thumbprint: str | None, scopes: frozenset[str], *, personal: bool) -> None:
+    """Raise GrantRefused when a token must be bound to a key and is not: a person's, or one for extracts, of a live partner."""
+    if client.live and thumbprint is None and (personal or "outcomes:extract" in scopes):
+        code = "invalid_dpop_proof"
+        raise GrantRefused(code, "This token must be bound to a key: send a DPoP proof (RFC 9449), or dpop_jkt with the key's thumbprint.")
 
 
 async def granted_for_person(
@@ -151,6 +166,14 @@ async def bind_device(visit: Visit, kind: str, person_id: UUID, claimed: str, la
         raise GrantRefused(code, "device_revoked: the device must delete every copy of the data that it holds.")
     await saw_device(visit.connection, device_id, visit.now)
     return device_id
+
+
+def signing_pairs(rows: Iterable[Row], ring: KeyRing) -> list[SigningKey]:
+    """Open stored signing keys. Raises KeyMissing."""
+    return [
+        SigningKey(r["kid"], ring.open(r["private_sealed"], signing_place(r["kid"])).decode(), r["public_jwk"], r["signs_from"], r["published_until"])
+        for r in rows
+    ]
 
 
 def _uuid(text: str | None) -> UUID | None:

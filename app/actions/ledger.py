@@ -11,6 +11,7 @@ from app.actions.visit import Visit
 from app.domain.sync import MutationReused
 from app.keys.cipher import PatientKey
 from app.store.database import Row
+from app.store.wrapping import ledger_place
 
 
 def ledger_row(visit: Visit, device_id: UUID, result: Result) -> Row:
@@ -54,7 +55,7 @@ def _hash(visit: Visit, key: PatientKey | None, mutation: Mutation) -> bytes:
 
 
 def _place(mutation: Mutation, visit: Visit) -> str:
-    return f"{visit.caller.partner_id}|sync_mutation|{visit.caller.device_id}|{mutation.mutation_id}"
+    return ledger_place(visit.caller.partner_id, visit.caller.device_id, mutation.mutation_id)
 
 
 def _sealed(visit: Visit, key: PatientKey | None, mutation: Mutation, problem: dict[str, Any]) -> bytes:

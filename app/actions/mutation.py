@@ -12,10 +12,12 @@ import sqlalchemy as sa
 from app.actions.synced import on_the_wire
 from app.actions.visit import Visit
 from app.domain.errors import Forbidden, Refusal, title_of
+from app.domain.protection import CARE, RECORD, RIGHTS
 from app.store.database import OutOfRange, Row, UniqueTaken
 from app.store.tables.every import metadata
 
 REFUSED = (Refusal, OutOfRange, UniqueTaken)
+RECORDS = {"termination", "early_ending", "follow_up", "status_change", "session_note", "addendum"}
 
 
 class ScopeOfMutationMissing(Forbidden):
@@ -58,6 +60,14 @@ class Mutation:
     raw: Mapping[str, Any]
     refusal: Refusal | None = None
     ignored: tuple[str, ...] = ()
+
+    @property
+    def use(self) -> str:
+        """Return what the mutation opens a chart for, as its route over HTTP declares it."""
+        if self.entity == "consent":
+            return RIGHTS
+        return RECORD if self.entity in RECORDS or (self.entity == "session" and self.op == "update") else CARE
+
     seen: dict[str, Any] | None = None
     """What the device believes that the service has, where its client says so: an edit of what it has seen disputes nothing."""
 

@@ -11,7 +11,8 @@ from uuid_utils.compat import uuid7
 from app.actions.door import partner_of
 from app.domain.errors import Conflict, NotFound
 from app.keys.cipher import KeyRing
-from app.keys.tokens import ACCESS_TOKEN_SECONDS, checked_public_key, new_signing_key
+from app.keys.jws import checked_public_key
+from app.keys.tokens import ACCESS_TOKEN_SECONDS, new_signing_key
 from app.store.database import Database, Row
 from app.store.door import (
     add_client,
@@ -27,6 +28,7 @@ from app.store.door import (
     revoke,
     signing_keys,
 )
+from app.store.wrapping import signing_place
 
 SHORTEST_OVERLAP = timedelta(seconds=10)  # every process polls the keys within five seconds
 KEPT_AFTER = timedelta(seconds=2 * ACCESS_TOKEN_SECONDS)
@@ -103,7 +105,7 @@ async def rotate_signing_key(database: Database, ring: KeyRing, overlap: timedel
         row = {
             "kid": key.kid,
             "public_jwk": dict(key.public_jwk),
-            "private_sealed": ring.seal(key.private_pem.encode(), f"signing_key|{key.kid}"),
+            "private_sealed": ring.seal(key.private_pem.encode(), signing_place(key.kid)),
             "created_at": now,
             "signs_from": signs_from,
         }

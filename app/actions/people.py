@@ -11,6 +11,7 @@ from app.actions.records import Fields, IdTaken, Made, ReferenceTaken, amend, cr
 from app.actions.visit import Visit, open_chart, open_patient
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
 from app.domain.people import check_not_future, check_time_zone, today_of
+from app.domain.protection import AGE_OF_CONSENT, check_guardian
 from app.domain.protocols import Protocol, common_tasks, protocol, protocol_from
 from app.keys.tokens import ACCESS_TOKEN_SECONDS
 from app.store.database import Row
@@ -18,6 +19,7 @@ from app.store.door import revoke
 from app.store.people import care_roles
 from app.store.rows import find_row, insert_row, rows_of
 from app.store.tables.caseload import partner_protocol
+from app.store.tables.door import partner_setting
 from app.store.tables.people import care_team, clinician, consent, episode, patient, patient_key
 
 TOKENS_DEAD_AFTER = timedelta(seconds=2 * ACCESS_TOKEN_SECONDS)
@@ -58,13 +60,17 @@ async def add_patient(visit: Visit, fields: Fields) -> Made:
     check_backend(visit)
     check_time_zone(fields.clear["time_zone"])
     patient_id = fields.id or uuid7()
-    if fields.id is not None and await find_row(visit.connection, patient, id=patient_id):
+    fields = Fields(fields.clear, fields.secret, patient_id, {"legal_hold": False, **_reference_index(visit, fields)})
+    known = await find_row(visit.connection, patient, id=patient_id)
+    if known is not None:
+        if known["erased_at"] is not None:
+            raise IdTaken
         _, key = await open_patient(visit, patient_id)
-        return await create(visit, patient, Fields(fields.clear, id=patient_id), key=key)
+        return await create(visit, patient, fields, key=key)
     key, key_version, wrapped = visit.keys.new_patient_key(visit.caller.partner_id, patient_id)
     visit.patient_keys[patient_id] = key
     visit.trace.patient_id = patient_id
-    made = await create(visit, patient, Fields(fields.clear, id=patient_id), key=key)
+    made = await create(visit, patient, fields, key=key)
     if made.new:
         values = {"patient_id": patient_id, "key_version": key_version, "wrapped": wrapped, "created_at": visit.now}
         await insert_row(visit.connection, patient_key, values)
@@ -84,12 +90,26 @@ async def amend_patient(visit: Visit, patient_id: UUID, fields: Fields) -> Row:
     """Change a patient's pseudonymous particulars."""
     row, key = await open_patient(visit, patient_id, lock=True)
     visit.precondition.check(row["version"])
-    if "external_ref" in fields.clear:
+    derived = _reference_index(visit, fields)
+    if derived:
         check_backend(visit)
+        await _check_free(visit, patient, patient_id, **derived)
     if "time_zone" in fields.clear:
         check_time_zone(fields.clear["time_zone"])
-    await _check_reference_free(visit, patient, fields, patient_id)
-    return await amend(visit, patient, reveal(key, patient, row), fields, key=key)
+    return await amend(visit, patient, reveal(key, patient, row), Fields(fields.clear, fields.secret, derived=derived), key=key)
+
+
+def find_patients_by(visit: Visit, external_ref: str | None) -> dict[str, Any]:
+    """Return the filter that finds a patient by the partner's reference, which is sealed and can be looked up only."""
+    return _reference_index(visit, Fields({}, {"external_ref": external_ref})) if external_ref is not None else {}
+
+
+def _reference_index(visit: Visit, fields: Fields) -> dict[str, Any]:
+    """Return the blind index of a reference that is about to be sealed."""
+    if "external_ref" not in fields.secret:
+        return {}
+    reference = fields.secret["external_ref"]
+    return {"external_ref_bidx": None if reference is None else visit.keys.blind(visit.caller.partner_id, "patient.external_ref", reference)}
 
 
 async def record_consent(visit: Visit, patient_id: UUID, fields: Fields) -> Made:
@@ -97,6 +117,9 @@ async def record_consent(visit: Visit, patient_id: UUID, fields: Fields) -> Made
     row, key = await open_patient(visit, patient_id, lock=True)
     if fields.clear["decided_at"] > visit.now:
         raise Invalid(faults=[Fault("/decided_at", "lies in the future")])
+    settings = await find_row(visit.connection, partner_setting)
+    age = (settings or {}).get("consent_age") or AGE_OF_CONSENT
+    check_guardian(fields.clear["given_by"], row["birth_year"], today_of(row["time_zone"], fields.clear["decided_at"]), age)
     return await create(visit, consent, fields, key=key, patient_id=row["id"])
 
 
@@ -123,9 +146,7 @@ async def amend_clinician(visit: Visit, clinician_id: UUID, fields: Fields) -> R
         raise NotFound
     visit.precondition.check(row["version"])
     if "subject" in fields.clear:
-        taken = await find_row(visit.connection, clinician, subject=fields.clear["subject"])
-        if taken is not None and taken["id"] != clinician_id:
-            raise ReferenceTaken
+        await _check_free(visit, clinician, clinician_id, subject=fields.clear["subject"])
     if fields.clear.get("active") is False:
         await revoke(visit.connection, "clinician", str(clinician_id), visit.now, visit.now + TOKENS_DEAD_AFTER)
     return await amend(visit, clinician, reveal(None, clinician, row), fields)
@@ -203,7 +224,7 @@ async def amend_episode(visit: Visit, episode_id: UUID, fields: Fields) -> Row:
     chart = await open_chart(visit, episode_id, lock=True)
     visit.precondition.check(chart.episode["version"])
     check_not_future(fields.clear.get("illness_onset_date"), chart.today, "/illness_onset_date")
-    await _check_reference_free(visit, episode, fields, episode_id)
+    await _check_free(visit, episode, episode_id, external_ref=fields.clear.get("external_ref"))
     return await amend(visit, episode, episode_row(chart.episode), fields, key=chart.key)
 
 
@@ -260,10 +281,10 @@ async def check_lead(visit: Visit, episode_id: UUID) -> None:
         raise LeadDecides
 
 
-async def _check_reference_free(visit: Visit, table: Any, fields: Fields, own_id: UUID) -> None:
-    reference = fields.clear.get("external_ref")
-    if reference is None:
+async def _check_free(visit: Visit, table: Any, own_id: UUID, **reference: Any) -> None:
+    """Raise ReferenceTaken when another row of the table holds a unique reference."""
+    if None in reference.values():
         return
-    taken = await find_row(visit.connection, table, external_ref=reference)
+    taken = await find_row(visit.connection, table, **reference)
     if taken is not None and taken["id"] != own_id:
         raise ReferenceTaken

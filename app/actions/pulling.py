@@ -5,7 +5,7 @@ from typing import Any
 
 from app.actions.history import opened_state
 from app.actions.synced import SEEN_ROW_BY_ROW, entities_for, is_shown, on_the_wire
-from app.actions.visit import Visit
+from app.actions.visit import Visit, open_patient
 from app.domain.errors import Forbidden, Invalid
 from app.domain.sync import Feed, cursor_of, digest_of
 from app.store.database import Row
@@ -47,6 +47,7 @@ async def scope_of(visit: Visit, entities: tuple[str, ...] | None = None) -> Sco
         raise EntityUnknown("Name at least one kind of row.")
     wanted = allowed if entities is None else entities
     if caller.patient_id is not None:
+        await open_patient(visit, caller.patient_id)
         return Scope(caller.patient_id, wanted, (), (caller.patient_id,), whole_patient=True)
     if caller.clinician_id is None:
         raise PersonNeeded

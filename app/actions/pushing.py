@@ -131,6 +131,7 @@ async def _settled(visit: Visit, mutation: Mutation, trouble: Exception, patient
 
 async def _judged(visit: Visit, mutation: Mutation) -> Result:
     """Apply one mutation. Raises Refusal, or Contested with what is to be kept."""
+    visit = replace(visit, use=mutation.use)
     handler = mutation.handler
     if handler is None:
         raise MutationUnknown

@@ -82,7 +82,7 @@ async def create(visit: Visit, table: sa.Table, fields: Fields, *, chart: Chart 
     row: Row = {"id": fields.id or uuid7(), **ties, **fields.clear, **fields.derived, "version": 1, "created_at": visit.now, "updated_at": visit.now}
     stored = _with_sealed(visit, table, row, fields.secret, key)
     if await insert_row(visit.connection, table, stored):
-        shown = {str(c.name): None for c in table.c if c.name not in {"partner_id", "sealed"}} | row | dict(fields.secret)
+        shown = public({str(c.name): None for c in table.c} | row | dict(fields.secret))
         _tell(visit, table, shown, key, "create")
         _tell_devices(visit, table, None, shown)
         return Made(shown, new=True)
@@ -104,14 +104,15 @@ async def amend(visit: Visit, table: sa.Table, present: Row, fields: Fields, *, 
     clear = {c.name for c in table.c}
     kept_secret = {k: v for k, v in present.items() if k not in clear and k not in secret_names}
     secret = {**kept_secret, **fields.secret}
-    row = {**present, **fields.clear, **fields.secret, "version": present["version"] + 1, "updated_at": visit.now}
-    stored = _with_sealed(visit, table, {k: row[k] for k in (*fields.clear, "id", "version", "updated_at")}, secret, key)
+    row = {**present, **fields.clear, **fields.derived, **fields.secret, "version": present["version"] + 1, "updated_at": visit.now}
+    stored = _with_sealed(visit, table, {k: row[k] for k in (*fields.clear, *fields.derived, "id", "version", "updated_at")}, secret, key)
     if not await update_row(visit.connection, table, present["id"], present["version"], {k: v for k, v in stored.items() if k != "id"}):
         message = f"{table.name} changed under the lock of its chart"
         raise RuntimeError(message)
-    _tell(visit, table, row, key, op)
-    _tell_devices(visit, table, present, row)
-    return row
+    shown = public(row)
+    _tell(visit, table, shown, key, op)
+    _tell_devices(visit, table, present, shown)
+    return shown
 
 
 async def put_one(visit: Visit, table: sa.Table, chart: Chart, fields: Fields, **where: Any) -> Made:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TIMESTAMP
 
 from app.actions.records import wire_of
+from app.actions.visit import STORE_ONLY
 from app.keys.tokens import Caller
 from app.store.tables.every import metadata
 
@@ -72,7 +73,7 @@ def may_see(caller: Caller, entity: str, state: Mapping[str, Any]) -> bool:
 
 def on_the_wire(entity: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state of the feed as HTTP shows the same row: every column there, moments in UTC with milliseconds."""
-    columns = {str(c.name): c for c in table_of(entity).c if c.name not in {"partner_id", "sealed", *NEVER_ON_THE_WIRE}}
+    columns = {str(c.name): c for c in table_of(entity).c if c.name not in {*STORE_ONLY, *NEVER_ON_THE_WIRE}}
     whole = dict.fromkeys(columns) | {name: value for name, value in state.items() if name not in NEVER_ON_THE_WIRE}
     for name, column in columns.items():
         moment = whole[name]

@@ -7,13 +7,16 @@ from uuid import UUID
 
 from app.domain.errors import Conflict, NotFound
 from app.domain.people import today_of
+from app.domain.protection import CARE, SHARING, SharingRefused, check_use
 from app.domain.protocols import Protocol, common_tasks, protocol, protocol_from
 from app.domain.risk import ClinicianOnly
 from app.keys.cipher import KeyRing, PatientKey
 from app.keys.tokens import Caller
 from app.store.database import Connection, Row
 from app.store.feed import Journal
-from app.store.people import find_chart, find_patient
+from app.store.people import find_chart, find_patient, newest_decision
+
+STORE_ONLY = {"partner_id", "sealed", "wrapped", "key_version", "external_ref_bidx", "treatment_given", "emergency_id"}
 
 
 class VersionStale(Conflict):
@@ -57,6 +60,10 @@ class Trace:
     many: list[UUID] = field(default_factory=list)
     """The episodes of an answer that is of several patients."""
     resources: list[str] = field(default_factory=list)
+    patients: set[UUID] = field(default_factory=set)
+    """The patients of whom a list shows something."""
+    break_glass_id: UUID | None = None
+    """The emergency access by which a chart was opened."""
     by_patient: dict[UUID | None, list[str]] = field(default_factory=dict)
     """What a request about several patients touched, patient by patient: each gets an audit row of its own."""
 
@@ -82,6 +89,8 @@ class Visit:
     journal: Journal = field(default_factory=Journal)
     precondition: Precondition = field(default_factory=lambda: Precondition(any_version=True))
     trace: Trace = field(default_factory=Trace)
+    use: str = CARE
+    """What the charts are opened for: see domain/protection.py."""
     patient_keys: dict[UUID, PatientKey] = field(default_factory=dict)
 
     @property
@@ -101,6 +110,7 @@ class Visit:
         key = self.keys.patient_key(self.caller.partner_id, patient_id, row["key_version"], row["wrapped"])
         self.patient_keys[patient_id] = key
         self.trace.patient_id = patient_id
+        self.trace.patients.add(patient_id)
         return key
 
 
@@ -133,12 +143,25 @@ async def open_chart(visit: Visit, episode_id: UUID, *, lock: bool = False) -> C
     if row is None or visit.caller.patient_id not in {None, row["patient_id"]}:
         raise NotFound
     visit.trace.episode_id = row["id"]
-    return chart_of(visit, row)
+    if visit.use == SHARING and await newest_decision(visit.connection, row["merged_into"] or row["patient_id"], "data_sharing") is False:
+        raise SharingRefused
+    return chart_of(visit, row, writes=lock)
 
 
-def chart_of(visit: Visit, row: Row) -> Chart:
-    """Return the chart of a row that was read together with what a chart needs."""
+def chart_of(visit: Visit, row: Row, *, writes: bool = False) -> Chart:
+    """Return the chart of a row that was read together with what a chart needs. Raises ProcessingRestricted, ConsentWithdrawn."""
+    _check_use(visit, row, writes=writes)
     return Chart(row, protocol_of(row), visit.key_of(row), today_of(row["time_zone"], visit.now))
+
+
+def _check_use(visit: Visit, row: Row, *, writes: bool) -> None:
+    """Hold the visit's use against the patient's restriction and consent: the one place, for every way that leads to a chart."""
+    emergency = row["emergency_id"]
+    check_use(
+        visit.use, writes=writes, restricted=row["restricted_because"] is not None, emergency=emergency is not None, treatment=row["treatment_given"]
+    )
+    if emergency is not None:
+        visit.trace.break_glass_id = emergency
 
 
 def protocol_of(row: Row) -> Protocol:
@@ -153,9 +176,10 @@ async def open_patient(visit: Visit, patient_id: UUID, *, lock: bool = False) ->
     row = await find_patient(visit.connection, patient_id, visit.caller.clinician_id, lock=lock)
     if row is None or visit.caller.patient_id not in {None, row["id"]}:
         raise NotFound
+    _check_use(visit, row, writes=lock)
     return row, visit.key_of(row)
 
 
 def public(row: Row) -> dict[str, Any]:
     """Return a row without what only the store needs."""
-    return {k: v for k, v in row.items() if k not in {"partner_id", "sealed", "wrapped", "key_version"}}
+    return {k: v for k, v in row.items() if k not in STORE_ONLY}

@@ -20,6 +20,7 @@ from app.store.rows import find_row
 from app.store.tables.every import SHARED_TABLES, metadata
 from app.store.tables.webhooks import webhook_endpoint
 from app.store.webhooks import add_ping, add_secret, begin_anew, expire_secrets, forget_endpoint, move_back, place_at_head, standing_of
+from app.store.wrapping import secret_place
 
 
 class AddressUnfit(Invalid):
@@ -100,11 +101,6 @@ async def _new_secret(visit: Visit, endpoint_id: UUID) -> str:
     secret, secret_id = new_secret(), uuid7()
     await add_secret(visit.connection, endpoint_id, secret_id, visit.keys.seal(secret, secret_place(visit.caller.partner_id, secret_id)), visit.now)
     return shown(secret)
-
-
-def secret_place(partner_id: UUID, secret_id: UUID) -> str:
-    """Name the place of a sealed secret."""
-    return f"{partner_id}|webhook_secret|{secret_id}"
 
 
 async def get_endpoint(visit: Visit, endpoint_id: UUID, *, lock: bool = False) -> Row:

@@ -12,6 +12,7 @@ from app.actions.visit import public
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import In, InChart, Moment, Out, Prose
+from app.domain.protection import SAFETY
 from app.domain.risk import LATE_AFTER
 from app.store.database import Row
 from app.store.work import page_alerts
@@ -76,7 +77,7 @@ class AlertPage(Out):
 
 @router.get("/risk-alerts", response_model=AlertPage)
 async def list_risk_alerts(
-    call: Annotated[Call, needs("risk:read")],
+    call: Annotated[Call, needs("risk:read", use=SAFETY)],
     status: AlertStatus | None = None,
     episode_id: UUID | None = None,
     patient_id: UUID | None = None,
@@ -93,7 +94,7 @@ async def list_risk_alerts(
 
 
 @router.get("/risk-alerts/{alert_id}", response_model=AlertOut)
-async def read_risk_alert(call: Annotated[Call, needs("risk:read")], alert_id: UUID) -> Row:
+async def read_risk_alert(call: Annotated[Call, needs("risk:read", use=SAFETY)], alert_id: UUID) -> Row:
     """Read an alert."""
     return call.stored(await get_alert(call.visit, alert_id))
 
@@ -118,7 +119,7 @@ class AlertIn(In):
 
 
 @router.post("/risk-alerts", status_code=201, response_model=AlertOut)
-async def create_risk_alert(call: Annotated[Call, needs("risk:write")], alert_in: AlertIn) -> Row:
+async def create_risk_alert(call: Annotated[Call, needs("risk:write", use=SAFETY)], alert_in: AlertIn) -> Row:
     """Raise an alert, or add to the one that is open: an emergency is due at once. Needs a token that acts for a clinician."""
     values = alert_in.members()
     row = await raise_as_clinician(call.visit, values.pop("episode_id"), values)
@@ -134,7 +135,7 @@ class StandingIn(In):
 
 
 @router.post("/risk-alerts/{alert_id}/standing", status_code=201, response_model=AlertOut)
-async def find_risk_known_and_stable(call: Annotated[Call, needs("risk:write")], alert_id: UUID, standing_in: StandingIn) -> Row:
+async def find_risk_known_and_stable(call: Annotated[Call, needs("risk:write", use=SAFETY)], alert_id: UUID, standing_in: StandingIn) -> Row:
     """Record, as a clinician of the care team, that a risk is known and stable for a while. A higher answer alarms all the same."""
     values = standing_in.members()
     return call.made(await find_known_stable(call.visit, alert_id, values.pop("until"), values))
@@ -147,7 +148,9 @@ class AcknowledgementIn(In):
 
 
 @router.post("/risk-alerts/{alert_id}/acknowledgements", status_code=201, response_model=AlertOut)
-async def acknowledge_risk_alert(call: Annotated[Call, needs("risk:write")], alert_id: UUID, acknowledgement_in: AcknowledgementIn) -> Row:
+async def acknowledge_risk_alert(
+    call: Annotated[Call, needs("risk:write", use=SAFETY)], alert_id: UUID, acknowledgement_in: AcknowledgementIn
+) -> Row:
     """Say that you have seen it. Needs a token that acts for a clinician."""
     return call.made(await acknowledge_alert(call.visit, alert_id, acknowledgement_in.sent()))
 
@@ -159,6 +162,6 @@ class ClosureIn(In):
 
 
 @router.post("/risk-alerts/{alert_id}/closure", status_code=201, response_model=AlertOut)
-async def close_risk_alert(call: Annotated[Call, needs("risk:write")], alert_id: UUID, closure_in: ClosureIn) -> Row:
+async def close_risk_alert(call: Annotated[Call, needs("risk:write", use=SAFETY)], alert_id: UUID, closure_in: ClosureIn) -> Row:
     """Close it with a note, as a clinician of the care team. Closing says what was done, never that there is no risk."""
     return call.made(await close_alert(call.visit, alert_id, closure_in.sent()))

@@ -6,19 +6,23 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import structlog
+from starlette.requests import Request
 
-from app.api.problems import DeviceRevoked, Unauthenticated, Unavailable
+from app.actions.door import signing_pairs
+from app.api.problems import DeviceRevoked, ProofRefused, Unauthenticated, Unavailable
 from app.keys.cipher import KeyRing
-from app.keys.tokens import Caller, SigningKey, TokenRefused, read_access_token
+from app.keys.jws import TokenRefused
+from app.keys.tokens import PROOF_SECONDS, Caller, SigningKey, read_access_token, read_proof
 from app.store.database import Database, DatabaseAway
-from app.store.door import revoked, signing_keys
+from app.store.door import commit_soon, revoked, signing_keys, use_proof
 
 POLL_SECONDS = 1.5
 OLDEST_COPY_SECONDS = 5.0
 MOST_CACHED = 4096
+PROOFS_KEPT = timedelta(seconds=3 * PROOF_SECONDS)  # a proof is good from 60 s before its moment to 60 s after it
 
 log = structlog.get_logger("ipt.door")
 
@@ -55,16 +59,7 @@ class Door:
         async with self._database.transaction(None) as connection:
             rows = await signing_keys(connection, now)
             self._revoked = {(r["kind"], r["value"]) for r in await revoked(connection, now)}
-        self._signing = [
-            SigningKey(
-                r["kid"],
-                self._ring.open(r["private_sealed"], f"signing_key|{r['kid']}").decode(),
-                r["public_jwk"],
-                r["signs_from"],
-                r["published_until"],
-            )
-            for r in rows
-        ]
+        self._signing = signing_pairs(rows, self._ring)
         self._read_at = time.monotonic()
 
     async def _poll(self) -> None:
@@ -89,14 +84,28 @@ class Door:
                 return key
         raise Unavailable("There is no signing key yet; run `ipt key rotate`.")
 
-    def caller_of(self, authorization: str | None) -> Caller:
-        """Return the caller that a bearer token names. Raises Unauthenticated, or Unavailable when our copy is too old."""
+    async def caller_of(self, request: Request) -> Caller:
+        """Return the caller that a request's token names. Raises Unauthenticated, or Unavailable when our copy is too old.
+
+        A token that is bound to a key (RFC 9449) is accepted with a fresh proof of that key only, and each proof once, by whichever process.
+        """
         if time.monotonic() - self._read_at > OLDEST_COPY_SECONDS:
             raise Unavailable("The copy of revocations is too old to trust.")
-        scheme, _, token = (authorization or "").partition(" ")
-        if scheme.lower() != "bearer" or not token:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() not in {"bearer", "dpop"} or not token:
             raise Unauthenticated("Send Authorization: Bearer with an access token.")
         caller = self._verified(token)
+        self.check_revoked(caller)
+        if (scheme.lower() == "dpop") != (caller.thumbprint is not None):
+            raise ProofRefused("A token that is bound to a key goes with Authorization: DPoP and a proof; any other with Bearer.")
+        if caller.thumbprint is not None:
+            await self._check_proof(request, caller, token)
+        return caller
+
+    def check_revoked(self, caller: Caller) -> None:
+        """Raise Unauthenticated when the token, its client, its person or its device was revoked; Unavailable when our copy is too old."""
+        if time.monotonic() - self._read_at > OLDEST_COPY_SECONDS:
+            raise Unavailable("The copy of revocations is too old to trust.")
         if ("device", f"{caller.partner_id}|{caller.device_id}") in self._revoked:
             raise DeviceRevoked
         named = {
@@ -107,7 +116,21 @@ class Door:
         }
         if named & self._revoked:
             raise Unauthenticated("The token is not acceptable.")
-        return caller
+
+    async def _check_proof(self, request: Request, caller: Caller, token: str) -> None:
+        proofs = request.headers.getlist("dpop")
+        address = self.issuer + request.scope["raw_path"].decode("ascii").partition("?")[0]
+        try:
+            proof = read_proof(proofs[0] if len(proofs) == 1 else "", request.method, address, int(self._now().timestamp()), token)
+        except (TokenRefused, UnicodeError):
+            raise ProofRefused from None
+        if proof.thumbprint != caller.thumbprint:
+            raise ProofRefused
+        async with self._database.transaction(caller.partner_id) as connection:
+            await commit_soon(connection)  # a proof lives for two minutes, and nothing else is written here
+            if not await use_proof(connection, proof.thumbprint, proof.jti, self._now() + PROOFS_KEPT):
+                raise ProofRefused
+            await connection.commit()
 
     def _verified(self, token: str) -> Caller:
         now = int(self._now().timestamp())

@@ -22,8 +22,9 @@ from app.api.catalogue import ProtocolOut
 from app.api.pages import Cursor, Limit
 from app.api.people import PatientOut
 from app.api.request import Call, Route, needs
-from app.api.shapes import Flag, In, Kept, Line, Moment, Out, Prose
+from app.api.shapes import Flag, In, Kept, Line, Moment, Out, Prose, Whole
 from app.domain.errors import NotFound
+from app.domain.protection import YEARS_KEPT_MAX, YEARS_KEPT_MIN
 from app.domain.protocols import common_tasks, protocol_from
 from app.store.database import Row
 from app.store.rows import find_row, rows_of
@@ -34,6 +35,14 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["caseload"])
 LanguageCode = Annotated[str, Field(pattern=r"^(default|[a-z]{2,3}(-[A-Z]{2})?)$")]
 
 
+class RetentionIn(In):
+    """How long records are kept."""
+
+    years: Annotated[Whole, Field(ge=YEARS_KEPT_MIN, le=YEARS_KEPT_MAX)] = Field(description="After the last course ended")
+    minors_until_age: Annotated[Whole, Field(ge=18, le=40)] | None = Field(None, description="And not before the patient has reached this age")
+    erase: Flag = Field(False, description="true: the worker erases what is due; false: it is only listed in /v1/retention/due")
+
+
 class SettingsPatch(In):
     """What may change about a partner."""
 
@@ -41,6 +50,10 @@ class SettingsPatch(In):
     secondary_responder: Line | None = Field(None, description="Who is told when nobody acknowledges in time")
     crisis_text: Annotated[dict[LanguageCode, Prose], Field(max_length=60)] = Field({}, description="By language, and `default`")
     classifier_on: Flag = True
+    retention: RetentionIn | None = Field(None, description="How long records are kept; null: nothing is ever due")
+    consent_age: Annotated[Whole, Field(ge=10, le=21)] | None = Field(
+        None, description="Below this age a guardian decides on consent; null: 16 (GDPR Art. 8)"
+    )
 
 
 class SettingsOut(Out):
@@ -50,6 +63,8 @@ class SettingsOut(Out):
     secondary_responder: str | None
     crisis_text: dict[str, str]
     classifier_on: bool
+    retention: RetentionIn | None = None
+    consent_age: int | None = None
     version: int
     created_at: Moment
     updated_at: Moment

@@ -21,17 +21,20 @@ from app.actions.door import (
     authenticate_by_assertion,
     authenticate_by_secret,
     bind_device,
+    check_bound,
     granted,
     granted_for_person,
     partner_of,
 )
 from app.actions.visit import Visit
+from app.api.bearer import PROOFS_KEPT
 from app.api.request import SCOPES, House
 from app.api.shapes import Out
-from app.keys.tokens import ACCESS_TOKEN_SECONDS, Caller, TokenRefused, mint, new_caller, read_access_token
+from app.keys.jws import TokenRefused
+from app.keys.tokens import ACCESS_TOKEN_SECONDS, Caller, is_thumbprint, mint, new_caller, read_access_token, read_proof
 from app.store.audit import Access, Knock, insert_access
 from app.store.database import Connection, clock
-from app.store.door import revoke
+from app.store.door import revoke, use_proof
 from app.store.feed import stamp
 
 router = APIRouter(tags=["door"])
@@ -49,7 +52,7 @@ class TokenOut(Out):
     """An access token (RFC 9068) of ten minutes."""
 
     access_token: str
-    token_type: str = Field(examples=["Bearer"])
+    token_type: str = Field(examples=["Bearer"], description="DPoP when the token is bound to a key")
     expires_in: int
     scope: str
     issued_token_type: str | None = Field(None, description="Set for an exchanged token")
@@ -92,7 +95,7 @@ class _Proof:
     responses=_REFUSALS,
     openapi_extra=_form(
         *["grant_type", "scope", "client_assertion_type", "client_assertion", "subject_token", "subject_token_type", "requested_token_type"],
-        *["actor_token", "actor_token_type", "device_label"],
+        *["actor_token", "actor_token_type", "device_label", "dpop_jkt"],
         required=("grant_type",),
     ),
 )
@@ -104,7 +107,8 @@ async def issue_token(request: Request) -> Any:
     `subject_token` = the clinician's id and `subject_token_type=urn:ipt:params:oauth:token-type:clinician` (or `patient`).
     For a phone, `actor_token` = the id that the app made when it was installed and
     `actor_token_type=urn:ipt:params:oauth:token-type:device` bind the token to that device, with `device_label` as its name in
-    /v1/devices. There are no refresh tokens: your backend, which knows who is logged in, exchanges again. `invalid_grant` with
+    /v1/devices. A `DPoP` proof (RFC 9449), or `dpop_jkt` with the thumbprint of a key that your app has shown you, binds the token to
+    that key; a live partner's personal tokens, and those for extracts, must be bound. There are no refresh tokens: your backend, which knows who is logged in, exchanges again. `invalid_grant` with
     `device_revoked` says that the device must delete its data.
     """
     house: House = request.app.state.house
@@ -120,10 +124,10 @@ async def issue_token(request: Request) -> Any:
             refusal = caller = None
             visit = Visit(connection, _bare(client, house), clock(house.now), house.keys)
             try:
-                caller = await _granted(visit, client, form)
+                caller = await _granted(visit, client, form, await _key_shown(request, visit, form, house))
             except GrantRefused as refused:
                 refusal = refused
-            await insert_access(connection, _access(request, client, caller, house, refusal))
+            await insert_access(connection, _access(request, client, caller, house, refusal), house.keys)
             await stamp(connection, visit.journal, visit.now, actor=visit.actor, client_id=client.client_id)
             await connection.commit()
     except ClientRefused:
@@ -134,7 +138,8 @@ async def issue_token(request: Request) -> Any:
         return _error(400, refusal.code if refusal else "invalid_request", str(refusal))
     token = mint(house.door.signing_key(), house.door.issuer, caller, caller.expires_at - ACCESS_TOKEN_SECONDS)
     kind = {"issued_token_type": ACCESS_TOKEN} if caller.person else {}
-    body = {"access_token": token, "token_type": "Bearer", "expires_in": ACCESS_TOKEN_SECONDS, "scope": " ".join(sorted(caller.scopes)), **kind}
+    token_type = "Bearer" if caller.thumbprint is None else "DPoP"
+    body = {"access_token": token, "token_type": token_type, "expires_in": ACCESS_TOKEN_SECONDS, "scope": " ".join(sorted(caller.scopes)), **kind}
     return JSONResponse(body, headers={"Cache-Control": "no-store"})
 
 
@@ -159,7 +164,7 @@ async def revoke_token(request: Request) -> Response:
             if caller is not None:
                 gone = datetime.fromtimestamp(caller.expires_at, UTC) + KEPT_AFTER_EXPIRY
                 await revoke(connection, "token", caller.token_id, clock(house.now), gone)
-            await insert_access(connection, _access(request, client, caller, house, None))
+            await insert_access(connection, _access(request, client, caller, house, None), house.keys)
             await connection.commit()
     except ClientRefused:
         return await _refused(request, house, claimed)
@@ -198,6 +203,7 @@ async def read_metadata(request: Request) -> dict[str, Any]:
         "grant_types_supported": ["client_credentials", EXCHANGE],
         "token_endpoint_auth_methods_supported": ["client_secret_basic", "private_key_jwt"],
         "token_endpoint_auth_signing_alg_values_supported": ["ES256", "RS256"],
+        "dpop_signing_alg_values_supported": ["ES256"],
         "response_types_supported": [],
         "scopes_supported": sorted(SCOPES),
     }
@@ -247,18 +253,37 @@ async def _authenticated(connection: Connection, proof: _Proof, name: str, house
     return await authenticate_by_secret(connection, name, proof.secret or "", house.now())
 
 
-async def _granted(visit: Visit, client: Client, form: Mapping[str, str]) -> Caller:
+async def _granted(visit: Visit, client: Client, form: Mapping[str, str], thumbprint: str | None) -> Caller:
     now = int(visit.now.timestamp())
     match form.get("grant_type"):
         case "client_credentials":
-            return new_caller(client.partner_id, client.client_id, granted(form.get("scope"), client.scopes), now)
+            scopes = granted(form.get("scope"), client.scopes)
+            check_bound(client, thumbprint, scopes, personal=False)
+            return new_caller(client.partner_id, client.client_id, scopes, now, thumbprint=thumbprint)
         case grant if grant == EXCHANGE:
-            return await _exchanged(visit, client, form, now)
+            return await _exchanged(visit, client, form, now, thumbprint)
     code = "unsupported_grant_type"
     raise GrantRefused(code, "Use client_credentials or token exchange.")
 
 
-async def _exchanged(visit: Visit, client: Client, form: Mapping[str, str], now: int) -> Caller:
+async def _key_shown(request: Request, visit: Visit, form: Mapping[str, str], house: House) -> str | None:
+    """Return the thumbprint that the token is to be bound to: of the proof, which is used up, or as the client vouches for it. Raises GrantRefused."""
+    code = "invalid_dpop_proof"
+    proofs, vouched = request.headers.getlist("dpop"), form.get("dpop_jkt")
+    if vouched is not None and not is_thumbprint(vouched):
+        raise GrantRefused(code, "dpop_jkt is the RFC 7638 thumbprint of the key.")
+    if not proofs:
+        return vouched
+    try:
+        proof = read_proof(proofs[0] if len(proofs) == 1 else "", "POST", f"{house.door.issuer}/oauth/token", int(visit.now.timestamp()))
+    except (TokenRefused, UnicodeError):
+        raise GrantRefused(code, "The DPoP proof is not acceptable.") from None
+    if vouched not in {None, proof.thumbprint} or not await use_proof(visit.connection, proof.thumbprint, proof.jti, visit.now + PROOFS_KEPT):
+        raise GrantRefused(code, "The DPoP proof was used before, or is of another key than dpop_jkt.")
+    return proof.thumbprint
+
+
+async def _exchanged(visit: Visit, client: Client, form: Mapping[str, str], now: int, thumbprint: str | None) -> Caller:
     code = "invalid_request"
     kind = PEOPLE.get(form.get("subject_token_type", ""))
     if kind is None or form.get("requested_token_type", ACCESS_TOKEN) != ACCESS_TOKEN:
@@ -266,10 +291,11 @@ async def _exchanged(visit: Visit, client: Client, form: Mapping[str, str], now:
     if form.get("actor_token_type", DEVICE) != DEVICE or ("actor_token" in form) != ("actor_token_type" in form):
         raise GrantRefused(code, f"A device is named by actor_token and actor_token_type={DEVICE} together.")
     person_id, scopes = await granted_for_person(visit.connection, client, kind, form.get("subject_token"), form.get("scope"))
+    check_bound(client, thumbprint, scopes, personal=True)
     device_id = None
     if "actor_token" in form:
         device_id = await bind_device(visit, kind, person_id, form["actor_token"], form.get("device_label"))
-    return new_caller(client.partner_id, client.client_id, scopes, now, **{f"{kind}_id": person_id, "device_id": device_id})
+    return new_caller(client.partner_id, client.client_id, scopes, now, thumbprint=thumbprint, **{f"{kind}_id": person_id, "device_id": device_id})
 
 
 def _bare(client: Client, house: House) -> Caller:

@@ -14,6 +14,7 @@ from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Day, In, InChart, Label, Line, NewId, Out, Prose, Rating
+from app.domain.protection import RECORD
 from app.store.database import Row
 from app.store.tables.work import early_ending, follow_up
 from app.store.work import page_chart
@@ -95,13 +96,13 @@ class TerminationOut(InChart):
 
 
 @router.get("/termination", response_model=TerminationOut)
-async def read_episode_termination(call: Annotated[Call, needs("termination:read")], episode_id: UUID) -> Row:
+async def read_episode_termination(call: Annotated[Call, needs("termination:read", use=RECORD)], episode_id: UUID) -> Row:
     """Read the record of the ending."""
     return call.stored(await read_termination(call.visit, episode_id), with_more=True)
 
 
 @router.put("/termination", response_model=TerminationOut)
-async def write_termination(call: Annotated[Call, needs("termination:write")], episode_id: UUID, termination_in: TerminationIn) -> Row:
+async def write_termination(call: Annotated[Call, needs("termination:write", use=RECORD)], episode_id: UUID, termination_in: TerminationIn) -> Row:
     """Write the record of the ending; its parts meet the tasks of the phase."""
     made = await put_termination(call.visit, episode_id, termination_in.members())
     row = call.made(made)
@@ -143,7 +144,7 @@ class EarlyEndingOut(InChart):
 
 
 @router.post("/early-ending", status_code=201, response_model=EarlyEndingOut)
-async def create_early_ending(call: Annotated[Call, needs("termination:write")], episode_id: UUID, early_ending_in: EarlyEndingIn) -> Row:
+async def create_early_ending(call: Annotated[Call, needs("termination:write", use=RECORD)], episode_id: UUID, early_ending_in: EarlyEndingIn) -> Row:
     """Record an unplanned ending. It asks for two attempts at contact, a risk check, a letter, and the last measure.
 
     An app may record it: that the patient no longer comes is a fact, which a clinician then works through.
@@ -152,13 +153,13 @@ async def create_early_ending(call: Annotated[Call, needs("termination:write")],
 
 
 @router.get("/early-ending", response_model=EarlyEndingOut)
-async def read_early_ending(call: Annotated[Call, needs("termination:read")], episode_id: UUID) -> Row:
+async def read_early_ending(call: Annotated[Call, needs("termination:read", use=RECORD)], episode_id: UUID) -> Row:
     """Read the unplanned ending."""
     return call.stored(await get_singleton(call.visit, early_ending, episode_id))
 
 
 @router.patch("/early-ending", response_model=EarlyEndingOut)
-async def update_early_ending(call: Annotated[Call, needs("termination:write")], episode_id: UUID, patch: EarlyEndingPatch) -> Row:
+async def update_early_ending(call: Annotated[Call, needs("termination:write", use=RECORD)], episode_id: UUID, patch: EarlyEndingPatch) -> Row:
     """Record what was done about it. `risk_checked_by_clinician` needs a clinician's token."""
     return call.stored(await amend_early_ending(call.visit, episode_id, patch.sent()))
 
@@ -200,14 +201,16 @@ class FollowUpPage(Out):
 
 
 @router.post("/follow-ups", status_code=201, response_model=FollowUpOut)
-async def create_follow_up(call: Annotated[Call, needs("termination:write")], episode_id: UUID, follow_up_in: FollowUpIn) -> Row:
+async def create_follow_up(call: Annotated[Call, needs("termination:write", use=RECORD)], episode_id: UUID, follow_up_in: FollowUpIn) -> Row:
     """Book a follow-up at 3, 6 or 12 months."""
     made = await book_follow_up(call.visit, episode_id, follow_up_in.members())
     return call.made(made, f"/v1/episodes/{episode_id}/follow-ups/{{id}}")
 
 
 @router.get("/follow-ups", response_model=FollowUpPage)
-async def list_follow_ups(call: Annotated[Call, needs("termination:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+async def list_follow_ups(
+    call: Annotated[Call, needs("termination:read", use=RECORD)], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None
+) -> Row:
     """List the follow-ups."""
     chart = await open_chart(call.visit, episode_id)
     pager = call.pager(limit, cursor)
@@ -217,13 +220,15 @@ async def list_follow_ups(call: Annotated[Call, needs("termination:read")], epis
 
 
 @router.get("/follow-ups/{follow_up_id}", response_model=FollowUpOut)
-async def read_follow_up(call: Annotated[Call, needs("termination:read")], episode_id: UUID, follow_up_id: UUID) -> Row:
+async def read_follow_up(call: Annotated[Call, needs("termination:read", use=RECORD)], episode_id: UUID, follow_up_id: UUID) -> Row:
     """Read a follow-up."""
     chart = await open_chart(call.visit, episode_id)
     return call.stored(await get_in_chart(call.visit, follow_up, chart, follow_up_id))
 
 
 @router.patch("/follow-ups/{follow_up_id}", response_model=FollowUpOut)
-async def update_follow_up(call: Annotated[Call, needs("termination:write")], episode_id: UUID, follow_up_id: UUID, patch: FollowUpPatch) -> Row:
+async def update_follow_up(
+    call: Annotated[Call, needs("termination:write", use=RECORD)], episode_id: UUID, follow_up_id: UUID, patch: FollowUpPatch
+) -> Row:
     """Record that it was held, missed or declined. Its assessments name it in `follow_up_id`."""
     return call.stored(await amend_follow_up(call.visit, episode_id, follow_up_id, patch.sent()))

@@ -21,6 +21,7 @@ from app.api.inventory import Measures
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Moment, Out
+from app.domain.protection import RIGHTS
 from app.domain.sync import cursor_of
 from app.store.database import Row
 from app.store.feed import where_it_stands
@@ -160,7 +161,9 @@ async def read_note_history(
 
 
 @router.get("/patients/{patient_id}/history", response_model=HistoryPage)
-async def read_patients_history(call: Annotated[Call, needs("patients:read")], patient_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+async def read_patients_history(
+    call: Annotated[Call, needs("patients:read", use=RIGHTS)], patient_id: UUID, limit: Limit = 50, cursor: Cursor = None
+) -> Row:
     """Read every version of a patient's particulars."""
     return await page_versions(call, limit, cursor, lambda after: read_patient_history(call.visit, patient_id, after, limit))
 

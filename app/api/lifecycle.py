@@ -12,6 +12,7 @@ from app.api.inventory import list_of, read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Age, Code, Day, In, InChart, Moment, NewId, Out, Prose, Reference
+from app.domain.protection import RECORD
 from app.store.database import Row
 from app.store.tables.workflow import status_change
 
@@ -48,20 +49,22 @@ class StatusChangePage(Out):
 
 
 @router.post("/status-changes", status_code=201, response_model=StatusChangeOut)
-async def create_status_change(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, status_change_in: StatusChangeIn) -> Row:
+async def create_status_change(call: Annotated[Call, needs("episodes:write", use=RECORD)], episode_id: UUID, status_change_in: StatusChangeIn) -> Row:
     """Pause, resume, hold for risk, release the hold, take up again, close or reopen. All but pause and resume are a clinician's."""
     values: dict[str, Any] = status_change_in.members()
     return call.made(await change_status(call.visit, episode_id, values.pop("command"), values), f"/v1/episodes/{episode_id}/status-changes/{{id}}")
 
 
 @router.get("/status-changes", response_model=StatusChangePage)
-async def list_status_changes(call: Annotated[Call, needs("episodes:read")], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+async def list_status_changes(
+    call: Annotated[Call, needs("episodes:read", use=RECORD)], episode_id: UUID, limit: Limit = 50, cursor: Cursor = None
+) -> Row:
     """List the commands given, with who gave them and why."""
     return await list_of(call, status_change, episode_id, limit, cursor)
 
 
 @router.get("/status-changes/{status_change_id}", response_model=StatusChangeOut)
-async def read_status_change(call: Annotated[Call, needs("episodes:read")], episode_id: UUID, status_change_id: UUID) -> Row:
+async def read_status_change(call: Annotated[Call, needs("episodes:read", use=RECORD)], episode_id: UUID, status_change_id: UUID) -> Row:
     """Read one command."""
     return await read_one(call, status_change, episode_id, status_change_id)
 
@@ -86,12 +89,12 @@ class Continuations(Out):
 
 
 @router.post("/maintenance", status_code=201, response_model=EpisodeOut)
-async def create_continuation(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, maintenance_in: MaintenanceIn) -> Row:
+async def create_continuation(call: Annotated[Call, needs("episodes:write", use=RECORD)], episode_id: UUID, maintenance_in: MaintenanceIn) -> Row:
     """Open a linked episode for continuation or maintenance, once the ending has begun. It has gates and a contract of its own."""
     return call.made(await continue_course(call.visit, episode_id, maintenance_in.members()), "/v1/episodes/{id}")
 
 
 @router.get("/maintenance", response_model=Continuations)
-async def list_continuations(call: Annotated[Call, needs("episodes:read")], episode_id: UUID) -> Row:
+async def list_continuations(call: Annotated[Call, needs("episodes:read", use=RECORD)], episode_id: UUID) -> Row:
     """List the courses that follow this one."""
     return {"items": await continuations(call.visit, episode_id)}

@@ -15,6 +15,7 @@ from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Flag, In, InChart, Moment, NewId, Out, Prose
 from app.domain.errors import NotFound
+from app.domain.protection import RECORD
 from app.store.database import Row
 from app.store.rows import own, page
 from app.store.tables.workflow import addendum
@@ -71,26 +72,28 @@ class AddendumPage(Out):
 
 
 @router.get("/sessions/{session_id}/note", response_model=NoteOut)
-async def read_session_note(call: Annotated[Call, needs("notes:read")], episode_id: UUID, session_id: UUID) -> Row:
+async def read_session_note(call: Annotated[Call, needs("notes:read", use=RECORD)], episode_id: UUID, session_id: UUID) -> Row:
     """Read the note of a session. Needs a token that acts for a clinician of the care team."""
     return call.stored(await read_note(call.visit, episode_id, session_id))
 
 
 @router.put("/sessions/{session_id}/note", response_model=NoteOut)
-async def write_session_note(call: Annotated[Call, needs("notes:write")], episode_id: UUID, session_id: UUID, note_in: NoteIn) -> Row:
+async def write_session_note(call: Annotated[Call, needs("notes:write", use=RECORD)], episode_id: UUID, session_id: UUID, note_in: NoteIn) -> Row:
     """Write the note of a session, as its author; signing closes it. Every version is kept."""
     return call.made(await write_note(call.visit, episode_id, session_id, note_in.text, sign=note_in.sign))
 
 
 @router.post("/sessions/{session_id}/note/addenda", status_code=201, response_model=AddendumOut)
-async def create_note_addendum(call: Annotated[Call, needs("notes:write")], episode_id: UUID, session_id: UUID, addendum_in: NoteAddendumIn) -> Row:
+async def create_note_addendum(
+    call: Annotated[Call, needs("notes:write", use=RECORD)], episode_id: UUID, session_id: UUID, addendum_in: NoteAddendumIn
+) -> Row:
     """Add to a note."""
     return call.made(await add_addendum(call.visit, episode_id, "note", session_id, addendum_in.members()))
 
 
 @router.get("/sessions/{session_id}/note/addenda", response_model=AddendumPage)
 async def list_note_addenda(
-    call: Annotated[Call, needs("notes:read")], episode_id: UUID, session_id: UUID, limit: Limit = 50, cursor: Cursor = None
+    call: Annotated[Call, needs("notes:read", use=RECORD)], episode_id: UUID, session_id: UUID, limit: Limit = 50, cursor: Cursor = None
 ) -> Row:
     """List what was added to a note."""
     call.visit.clinician()
@@ -99,7 +102,7 @@ async def list_note_addenda(
 
 
 @router.post("/addenda", status_code=201, response_model=AddendumOut)
-async def create_addendum(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, addendum_in: AddendumIn) -> Row:
+async def create_addendum(call: Annotated[Call, needs("sessions:write", use=RECORD)], episode_id: UUID, addendum_in: AddendumIn) -> Row:
     """Add to a session or an assessment what was learnt later."""
     values = addendum_in.members()
     made = await add_addendum(call.visit, episode_id, values.pop("subject"), values.pop("subject_id"), values)
@@ -108,7 +111,11 @@ async def create_addendum(call: Annotated[Call, needs("sessions:write")], episod
 
 @router.get("/addenda", response_model=AddendumPage)
 async def list_addenda(
-    call: Annotated[Call, needs("sessions:read")], episode_id: UUID, subject_id: UUID | None = None, limit: Limit = 50, cursor: Cursor = None
+    call: Annotated[Call, needs("sessions:read", use=RECORD)],
+    episode_id: UUID,
+    subject_id: UUID | None = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> Row:
     """List addenda to sessions and assessments."""
     wanted = [addendum.c.subject != "note", *([addendum.c.subject_id == subject_id] if subject_id else [])]
@@ -116,7 +123,7 @@ async def list_addenda(
 
 
 @router.get("/addenda/{addendum_id}", response_model=AddendumOut)
-async def read_addendum(call: Annotated[Call, needs("sessions:read")], episode_id: UUID, addendum_id: UUID) -> Row:
+async def read_addendum(call: Annotated[Call, needs("sessions:read", use=RECORD)], episode_id: UUID, addendum_id: UUID) -> Row:
     """Read one addendum to a session or an assessment; those to notes are read beside the note."""
     row = await read_one(call, addendum, episode_id, addendum_id)
     if row["subject"] == "note":

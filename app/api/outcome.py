@@ -19,6 +19,7 @@ from app.api.inventory import Measures
 from app.api.problems import ScopeMissing, Unavailable
 from app.api.request import Call, Route, needs
 from app.api.shapes import Out
+from app.domain.protection import SHARING
 from app.render.circles import Person, circles, initials
 from app.render.letter import as_html, sections_of, shortened
 from app.render.pdf import as_pdf
@@ -129,7 +130,8 @@ class SummaryOut(Out):
     statement: str
 
 
-_WHOLE = needs("episodes:read", "inventory:read", "assessments:read", "classification:read", "termination:read", "risk:read")
+_SCOPES = ("episodes:read", "inventory:read", "assessments:read", "classification:read", "termination:read", "risk:read")
+_WHOLE, _LETTER = needs(*_SCOPES), needs(*_SCOPES, use=SHARING)
 
 
 async def _summary(call: Call, episode_id: UUID) -> Row:
@@ -144,14 +146,14 @@ async def read_episode_summary(call: Annotated[Call, _WHOLE], episode_id: UUID) 
 
 
 @router.get("/summary.html", response_class=Response, responses={200: {"content": {"text/html": {}}}})
-async def read_summary_as_html(call: Annotated[Call, _WHOLE], episode_id: UUID) -> Response:
+async def read_summary_as_html(call: Annotated[Call, _LETTER], episode_id: UUID) -> Response:
     """Read the summary as a letter in HTML."""
     title, made_on, sections = _letter(await _summary(call, episode_id))
     return Response(as_html(title, made_on, sections), media_type="text/html; charset=utf-8", headers=STILL)
 
 
 @router.get("/summary.pdf", response_class=Response, responses={200: {"content": {"application/pdf": {}}}})
-async def read_summary_as_pdf(call: Annotated[Call, _WHOLE], episode_id: UUID) -> Response:
+async def read_summary_as_pdf(call: Annotated[Call, _LETTER], episode_id: UUID) -> Response:
     """Read the summary as a letter in PDF."""
     if making.locked():
         raise Unavailable("Letters are being made at this moment. Try again.")  # whoever waited here would hold a connection

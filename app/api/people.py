@@ -7,12 +7,22 @@ import sqlalchemy as sa
 from fastapi import APIRouter, Query
 from pydantic import Field
 
-from app.actions.people import add_clinician, add_patient, amend_clinician, amend_patient, get_clinician, get_patient, record_consent
+from app.actions.people import (
+    add_clinician,
+    add_patient,
+    amend_clinician,
+    amend_patient,
+    find_patients_by,
+    get_clinician,
+    get_patient,
+    record_consent,
+)
 from app.actions.records import fields_for, reveal
 from app.actions.visit import open_patient
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, Flag, In, Kept, Line, Moment, NewId, Out, Prose, Reference, Year
+from app.domain.protection import RIGHTS
 from app.store.database import Row
 from app.store.people import page_clinicians, page_patients
 from app.store.rows import own, page
@@ -49,12 +59,14 @@ class PatientPatch(In):
 class PatientOut(Kept):
     """A patient."""
 
-    external_ref: str | None
+    external_ref: str | None = None
     birth_year: int | None
     sex: Sex
     locale: str
     time_zone: str
     merged_into: UUID | None = Field(None, description="The registration that this one was found to be a duplicate of")
+    restricted_because: str | None = Field(None, description="Set while processing is restricted (GDPR Art. 18): see /protection")
+    legal_hold: bool = Field(False, description="Whether the record must not be erased")
 
 
 class PatientPage(Out):
@@ -79,20 +91,21 @@ async def list_patients(
 ) -> Row:
     """List patients; a clinician's token sees its caseload. `external_ref` looks one up."""
     pager = call.pager(limit, cursor, {"external_ref": external_ref})
-    rows = await page_patients(call.visit.connection, call.visit.caller.clinician_id, {"external_ref": external_ref}, pager.after, limit)
+    wanted = find_patients_by(call.visit, external_ref)
+    rows = await page_patients(call.visit.connection, call.visit.caller.clinician_id, wanted, pager.after, limit)
     items, following = pager.cut(rows, "id")
     call.saw(items, "patient")
-    return {"items": items, "next": following}
+    return {"items": [reveal(call.visit.key_of(r), patient, r) for r in items], "next": following}
 
 
 @router.get("/patients/{patient_id}", response_model=PatientOut)
-async def read_patient(call: Annotated[Call, needs("patients:read")], patient_id: UUID) -> Row:
+async def read_patient(call: Annotated[Call, needs("patients:read", use=RIGHTS)], patient_id: UUID) -> Row:
     """Read a patient."""
     return call.stored(await get_patient(call.visit, patient_id))
 
 
 @router.patch("/patients/{patient_id}", response_model=PatientOut)
-async def update_patient(call: Annotated[Call, needs("patients:write")], patient_id: UUID, patch: PatientPatch) -> Row:
+async def update_patient(call: Annotated[Call, needs("patients:write", use=RIGHTS)], patient_id: UUID, patch: PatientPatch) -> Row:
     """Change what the body names; everything else stays."""
     return call.stored(await amend_patient(call.visit, patient_id, fields_for(patient, patch.sent())))
 
@@ -131,13 +144,13 @@ class ConsentPage(Out):
 
 
 @router.post("/patients/{patient_id}/consents", status_code=201, response_model=ConsentOut)
-async def create_consent(call: Annotated[Call, needs("consents:write")], patient_id: UUID, consent_in: ConsentIn) -> Row:
+async def create_consent(call: Annotated[Call, needs("consents:write", use=RIGHTS)], patient_id: UUID, consent_in: ConsentIn) -> Row:
     """Append a decision: given or withdrawn. Nothing is overwritten."""
     return call.made(await record_consent(call.visit, patient_id, fields_for(consent, consent_in.members())))
 
 
 @router.get("/patients/{patient_id}/consents", response_model=ConsentPage)
-async def list_consents(call: Annotated[Call, needs("consents:read")], patient_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
+async def list_consents(call: Annotated[Call, needs("consents:read", use=RIGHTS)], patient_id: UUID, limit: Limit = 50, cursor: Cursor = None) -> Row:
     """List the decisions on every purpose."""
     row, key = await open_patient(call.visit, patient_id)
     pager = call.pager(limit, cursor)

@@ -33,6 +33,10 @@ class DeviceRevoked(Unauthenticated):
     """This device was revoked: it must delete every copy of the data that it holds, and its tokens."""
 
 
+class ProofRefused(Unauthenticated):
+    """The token is bound to a key, and the proof (RFC 9449) does not show that the caller holds it, or was used before."""
+
+
 class NotForPatients(Forbidden):
     """This route is not for a patient's token."""
 
@@ -193,6 +197,8 @@ def render(refusal: Refusal, request_id: str) -> Response:
 
 
 def _headers(refusal: Refusal, status: int) -> dict[str, str]:
+    if isinstance(refusal, ProofRefused):
+        return {"WWW-Authenticate": 'DPoP error="invalid_dpop_proof", algs="ES256"'}
     if status == 401:  # noqa: PLR2004
         return {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     if isinstance(refusal, ScopeMissing):

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cache
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -28,6 +29,7 @@ from app.api.problems import NotForPatients, PreconditionRequired, ScopeMissing,
 from app.api.rates import Rates
 from app.api.retries import Retry, keep_answer, kept_answer, read_retry
 from app.domain.errors import Invalid
+from app.domain.protection import CARE
 from app.keys.cipher import KeyRing
 from app.keys.tokens import Caller
 from app.store.audit import Access, AuditTrail, Knock, insert_access
@@ -71,6 +73,9 @@ SCOPES = {
     "settings:read": "read the partner's settings and own protocols",
     "settings:write": "change the partner's settings, register own protocols",
     "exports:read": "take out the whole caseload",
+    "rights:write": "carry out a person's rights: export, restriction, legal hold, erasure",
+    "emergency:use": "open a chart outside of the caseload in an emergency",
+    "emergency:review": "list and review emergency accesses",
 }
 
 oauth2 = OAuth2(
@@ -137,23 +142,32 @@ class Call:
     def saw(self, rows: Sequence[Row], kind: str) -> None:
         """Note the rows of a list for the audit row."""
         self.visit.trace.resources += [f"{kind}/{r['id']}" for r in rows]
+        self.visit.trace.patients |= {r["id"] if kind == "patient" else r["patient_id"] for r in rows if kind == "patient" or r.get("patient_id")}
 
 
-async def the_call(request: Request, scopes: SecurityScopes, _token: Annotated[Any, params.Security(oauth2)]) -> Call:
-    """Return the call that the route class has opened; the scopes were checked there."""
-    del scopes
-    call: Call = request.state.call
-    return call
+@cache
+def _dependency(*, patients: bool, use: str) -> Callable[..., Coroutine[Any, Any, Call]]:
+    """Return the dependency of routes that patients' own tokens may use or not, and that open charts for a use."""
+
+    async def the_call(request: Request, scopes: SecurityScopes, _token: Annotated[Any, params.Security(oauth2)]) -> Call:
+        """Return the call that the route class has opened; the scopes were checked there."""
+        del scopes
+        call: Call = request.state.call
+        return call
+
+    _DECLARED[the_call] = (patients, use)
+    return the_call
 
 
-async def the_patients_call(request: Request, scopes: SecurityScopes, _token: Annotated[Any, params.Security(oauth2)]) -> Call:
-    """Return the call of a route that patients' own tokens may use, too."""
-    return await the_call(request, scopes, _token)
+_DECLARED: dict[Callable[..., Any], tuple[bool, str]] = {}
 
 
-def needs(*scopes: str, patients: bool = False) -> Any:
-    """Declare the scopes that a route needs, in its signature. Patients' own tokens are refused unless it says `patients=True`."""
-    return params.Security(dependency=the_patients_call if patients else the_call, scopes=scopes, scope="function")
+def needs(*scopes: str, patients: bool = False, use: str = CARE) -> Any:
+    """Declare the scopes that a route needs, in its signature. Patients' own tokens are refused unless it says `patients=True`.
+
+    `use`: what charts are opened for (domain/protection.py); a restriction, or a consent withdrawn, refuses some uses.
+    """
+    return params.Security(dependency=_dependency(patients=patients, use=use), scopes=scopes, scope="function")
 
 
 class Route(APIRoute):
@@ -167,21 +181,22 @@ class Route(APIRoute):
             raise TypeError(message)
         inner = super().get_route_handler()
         known = frozenset(field.alias for field in self.dependant.query_params)
-        flow = _Flow(inner, self.path_format, wanted, known, takes_body=self.body_field is not None, for_patients=is_for_patients(self))
+        patients, use = declared(self)
+        flow = _Flow(inner, self.path_format, wanted, known, takes_body=self.body_field is not None, for_patients=patients, use=use)
         return flow.answer
 
 
 def scopes_of(route: APIRoute) -> frozenset[str] | None:
     """Return the scopes that a route declares; None when it declares none."""
     for dependency in route.dependant.dependencies:
-        if dependency.call in {the_call, the_patients_call} and dependency.own_oauth_scopes:
+        if dependency.call in _DECLARED and dependency.own_oauth_scopes:
             return frozenset(dependency.own_oauth_scopes)
     return None
 
 
-def is_for_patients(route: APIRoute) -> bool:
-    """Tell whether a route takes patients' own tokens."""
-    return any(dependency.call is the_patients_call for dependency in route.dependant.dependencies)
+def declared(route: APIRoute) -> tuple[bool, str]:
+    """Tell whether a route takes patients' own tokens, and what it opens charts for."""
+    return next((_DECLARED[d.call] for d in route.dependant.dependencies if d.call in _DECLARED), (False, CARE))
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +207,13 @@ class _Flow:
     parameters: frozenset[str]
     takes_body: bool
     for_patients: bool
+    use: str
 
     async def answer(self, request: Request) -> Response:
         house: House = request.app.state.house
         state = request.scope["state"]
         try:
-            caller = house.door.caller_of(request.headers.get("authorization"))
+            caller = await house.door.caller_of(request)
         except Unauthenticated as refused:
             house.knock_rates.take(request.client.host if request.client else "")
             await house.trail.write(Knock(house.now(), "token_refused", str(refused), None, self.path, state["request_id"]))
@@ -216,7 +232,7 @@ class _Flow:
                 fresh = Precondition(precondition.version, precondition.must_be_new, precondition.any_version)
                 try:
                     async with house.database.transaction(caller.partner_id) as connection:
-                        visit = Visit(connection, caller, now, house.keys, precondition=fresh)
+                        visit = Visit(connection, caller, now, house.keys, precondition=fresh, use=self.use)
                         response = await self._within(strict, body, visit, house)
                     break
                 except TryAgain:
@@ -270,7 +286,8 @@ class _Flow:
                 message = f"{self.path} changed something without checking its precondition"
                 raise RuntimeError(message)
             for trace in visit.trace.parts():
-                await insert_access(visit.connection, self._access(request, visit.caller, visit, visit.now, response.status_code, None, trace))
+                access = self._access(request, visit.caller, visit, visit.now, response.status_code, None, trace)
+                await insert_access(visit.connection, access, visit.keys)
         if retry and response.status_code < 300:  # noqa: PLR2004
             await keep_answer(visit, retry, response, without=call.shown_once)
         await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
@@ -315,6 +332,8 @@ class _Flow:
             patient_id=trace.patient_id if trace else None,
             episode_id=trace.episode_id if trace else None,
             device_id=caller.device_id,
+            break_glass_id=trace.break_glass_id if trace else None,
+            also_of=trace.patients if trace else (),
             resources=(trace.resources if trace else []) or [f"{name}/{value[:40]}" for name, value in request.path_params.items()],
         )
 

@@ -14,6 +14,7 @@ from app.api.pages import Cursor, Limit
 from app.api.people import TimeZone
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, Flag, In, InChart, Level, Line, Minutes, Moment, NewId, Out, Prose, Rating, Reference
+from app.domain.protection import RECORD
 from app.domain.sessions import AFFECTS
 from app.store.database import Row
 from app.store.tables.work import session
@@ -173,7 +174,7 @@ async def read_session(call: Annotated[Call, needs("sessions:read")], episode_id
 
 
 @router.patch("/sessions/{session_id}", response_model=SessionOut)
-async def update_session(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, session_id: UUID, patch: SessionPatch) -> Row:
+async def update_session(call: Annotated[Call, needs("sessions:write", use=RECORD)], episode_id: UUID, session_id: UUID, patch: SessionPatch) -> Row:
     """Hold, miss, cancel, move or complete a session; a wrong record is marked as entered in error, never removed."""
     return call.stored(await amend_session(call.visit, episode_id, session_id, patch.sent()))
 

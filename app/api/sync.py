@@ -14,9 +14,9 @@ from starlette.responses import Response, StreamingResponse
 
 from app.actions.pulling import digest, has_news, pull, scope_of
 from app.actions.visit import Visit
-from app.api.problems import Unauthenticated, Unavailable
 from app.api.request import Call, House, Route, needs
 from app.api.shapes import Moment, Out
+from app.domain.errors import Refusal
 from app.domain.sync import LARGEST_CURSOR, SCHEMA_VERSION, check_schema
 from app.keys.tokens import Caller
 from app.store.database import DatabaseAway, clock
@@ -160,10 +160,10 @@ async def open_stream(call: Annotated[Call, needs("sync", patients=True)], reque
 def stream_for(request: Request, caller: Caller, seq: int) -> StreamingResponse:
     """Return the stream of a caller from a number of the feed on."""
     house: House = request.app.state.house
-    return StreamingResponse(_events(house, caller, request.headers.get("authorization"), seq), media_type="text/event-stream")
+    return StreamingResponse(_events(house, caller, seq), media_type="text/event-stream")
 
 
-async def _events(house: House, caller: Caller, authorization: str | None, seq: int) -> AsyncIterator[bytes]:
+async def _events(house: House, caller: Caller, seq: int) -> AsyncIterator[bytes]:
     """Say RESYNC whenever something is there for the caller; end when the token does, or is revoked, or the service stops."""
     ends = asyncio.get_running_loop().time() + STREAM_LASTS_SECONDS
     yield b"retry: 1000\n: connected\n\n"
@@ -173,12 +173,12 @@ async def _events(house: House, caller: Caller, authorization: str | None, seq: 
         try:
             if house.now().timestamp() >= caller.expires_at:
                 return
-            house.door.caller_of(authorization)
+            house.door.check_revoked(caller)
             async with house.database.transaction(caller.partner_id) as connection:
                 visit = Visit(connection, caller, clock(house.now), house.keys)
                 feed = await where_it_stands(visit.connection)
                 news = feed.seq > seq and await has_news(visit, seq)
-        except (Unauthenticated, Unavailable, DatabaseAway):
+        except (Refusal, DatabaseAway):
             return
         seq = feed.seq
         yield f"id: {feed.head}\ndata: RESYNC\n\n".encode() if news else b": still here\n\n"

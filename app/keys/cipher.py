@@ -4,14 +4,13 @@ A sealed blob is `format (1) | nonce (12) | ciphertext | tag (16)`. What it belo
 row's version, and the format byte itself) is authenticated with it: a blob moved to another place does not open.
 """
 
-import base64
 import hashlib
 import hmac
-import json
 import os
-from collections.abc import Mapping
+import time
+import unicodedata
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +20,10 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 KEY_BYTES = 32
 NONCE_BYTES = 12
+VERSION_BYTES = 2
+MOST_VERSIONS = 255  # the first byte of the two stays 0, which tells these blobs from those under a patient's key
+BLIND_BYTES = 16
+LOOK_AGAIN_SECONDS = 1.0
 FIELD, WRAPPED, STATE = b"\x01", b"\x02", b"\x03"
 
 
@@ -52,77 +55,78 @@ class PatientKey:
 
 
 class KeyRing:
-    """The key-encryption keys, versioned. The newest wraps; every one still unwraps."""
+    """The key-encryption keys, versioned. The newest wraps; every one still unwraps. `reread` gives the keys as they are now."""
 
-    def __init__(self, keys: Mapping[int, bytes]) -> None:
-        if not keys or any(len(k) != KEY_BYTES for k in keys.values()):
-            message = "The key file holds no key of 32 bytes."
+    def __init__(
+        self,
+        keys: Mapping[int, bytes],
+        derivation: bytes | None = None,
+        reread: Callable[[], tuple[Mapping[int, bytes], bytes]] | None = None,
+    ) -> None:
+        self._reread = reread
+        self._looked_at = float("-inf")
+        self._take(keys, derivation if derivation is not None else keys[min(keys)] if keys else b"")
+
+    def _take(self, keys: Mapping[int, bytes], derivation: bytes) -> None:
+        if not keys or any(len(k) != KEY_BYTES for k in (*keys.values(), derivation)) or not all(0 < v <= MOST_VERSIONS for v in keys):
+            message = "The keys are not of 32 bytes each."
             raise KeyMissing(message)
-        self._keys = dict(keys)
-        self._newest = max(keys)
+        self._keys, self._derivation, self.newest = dict(keys), derivation, max(keys)
+
+    def refresh(self) -> None:
+        """Read the keys again. Raises KeyMissing; the ring then stays as it was."""
+        if self._reread is not None:
+            self._looked_at = time.monotonic()
+            self._take(*self._reread())
+
+    def _key(self, version: int) -> bytes:
+        """Return the key of a version; one that was added since is looked for, once a second at the most. Raises KeyMissing."""
+        if version not in self._keys and time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
+            self.refresh()
+        if version not in self._keys:
+            raise KeyMissing
+        return self._keys[version]
 
     def new_patient_key(self, partner_id: UUID, patient_id: UUID) -> tuple[PatientKey, int, bytes]:
         """Return a fresh data key, the version of the key that wraps it, and the wrapped bytes."""
         key = os.urandom(KEY_BYTES)
-        blob = _sealed(self._keys[self._newest], WRAPPED, key, f"{partner_id}|{patient_id}|{self._newest}")
-        return PatientKey(patient_id, key), self._newest, blob
+        return PatientKey(patient_id, key), self.newest, self.wrapped(partner_id, PatientKey(patient_id, key))
+
+    def wrapped(self, partner_id: UUID, key: PatientKey) -> bytes:
+        """Wrap a patient's data key under the newest key."""
+        return _sealed(self._keys[self.newest], WRAPPED, key.key, f"{partner_id}|{key.patient_id}|{self.newest}")
 
     def patient_key(self, partner_id: UUID, patient_id: UUID, version: int, wrapped: bytes | None) -> PatientKey:
         """Unwrap a patient's data key. Raises KeyMissing when it was destroyed or this ring cannot open it."""
-        if wrapped is None or version not in self._keys:
+        if wrapped is None:
             raise KeyMissing
-        return PatientKey(patient_id, _opened(self._keys[version], WRAPPED, wrapped, f"{partner_id}|{patient_id}|{version}"))
+        return PatientKey(patient_id, _opened(self._key(version), WRAPPED, wrapped, f"{partner_id}|{patient_id}|{version}"))
 
     def seal(self, data: bytes, place: str) -> bytes:
         """Seal bytes of the service's own (a signing key) under the newest key; the version stands in front."""
-        return self._newest.to_bytes(2) + _sealed(self._keys[self._newest], STATE, data, f"{place}|{self._newest}")
+        return self.newest.to_bytes(VERSION_BYTES) + _sealed(self._keys[self.newest], STATE, data, f"{place}|{self.newest}")
 
     def open(self, blob: bytes, place: str) -> bytes:
         """Open what `seal` made. Raises KeyMissing."""
-        version = int.from_bytes(blob[:2])
-        if version not in self._keys:
-            raise KeyMissing
-        return _opened(self._keys[version], STATE, blob[2:], f"{place}|{version}")
+        version = int.from_bytes(blob[:VERSION_BYTES])
+        return _opened(self._key(version), STATE, blob[VERSION_BYTES:], f"{place}|{version}")
 
     def own_key(self, partner_id: UUID) -> "PatientKey":
         """Return the key for what belongs to a partner and to no single patient (a group's process note)."""
         return PatientKey(partner_id, self.derived(f"partner data|{partner_id}"))
 
+    def blind(self, partner_id: UUID, column: str, text: str) -> bytes:
+        """Return the blind index of a sealed text: what it can be looked up by, and no more. 128 bits, another in each partner and column."""
+        return hmac.digest(self.derived(f"blind|{partner_id}|{column}"), unicodedata.normalize("NFC", text).encode(), hashlib.sha256)[:BLIND_BYTES]
+
     def derived(self, purpose: str) -> bytes:
-        """Return a key for one purpose (cursors, request hashes), the same in every process with the same key file."""
-        return hmac.digest(self._keys[min(self._keys)], b"ipt/derive/v1|" + purpose.encode(), hashlib.sha256)
+        """Return a key for one purpose (cursors, request hashes), the same in every process with the same keys."""
+        return hmac.digest(self._derivation, b"ipt/derive/v1|" + purpose.encode(), hashlib.sha256)
 
 
 def place_of(partner_id: UUID, table: str, row_id: object, version: int) -> str:
     """Name the place of a sealed blob."""
     return f"{partner_id}|{table}|{row_id}|{version}"
-
-
-def read_key_ring(path: Path) -> KeyRing:
-    """Read the key file. Raises KeyMissing with a sentence when it is not there or not readable."""
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        return KeyRing({int(v): base64.b64decode(k, validate=True) for v, k in stored["keys"].items()})
-    except FileNotFoundError:
-        message = f"There is no key file at {path}. Make one with `ipt key init`, or name yours in IPT_KEYS_FILE."
-        raise KeyMissing(message) from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        message = f"The key file {path} cannot be read: {type(error).__name__}."
-        raise KeyMissing(message) from None
-
-
-def create_key_file(path: Path) -> bool:
-    """Make a key file of mode 0600 with one fresh key; False when it is there already. It is never overwritten."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return False
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump({"keys": {"1": base64.b64encode(os.urandom(KEY_BYTES)).decode()}}, file)
-        file.flush()
-        os.fsync(file.fileno())
-    return True
 
 
 def _sealed(key: bytes, form: bytes, data: bytes, place: str) -> bytes:

@@ -1,15 +1,10 @@
-"""Tokens: made, read and verified here and nowhere else, through python-jose.
+"""Tokens: access tokens, client assertions and proofs of possession are made and read here and nowhere else.
 
-python-jose by itself accepts tokens without `exp` or `aud`, unknown `crit` headers, any `typ`, duplicate members, and
-lets some errors escape. So only its signature check is used (`jws.verify`, with a key chosen by us); shape, header,
-members and claims are checked here, strictly, and every fault ends in one error: TokenRefused.
+What they must claim is checked here, strictly; shape and signature in keys/jws.py. Every fault ends in one error: TokenRefused.
 """
 
-import base64
 import hashlib
-import json
-import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -17,33 +12,23 @@ from uuid import UUID, uuid4
 
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from jose import jwk, jws
-from jose.exceptions import JOSEError
+
+from app.keys.jws import KeyRefused, TokenRefused, b64, checked_public_key, expect, parsed, sign, thumbprint, verified
 
 ACCESS_TOKEN_SECONDS = 600
 ASSERTION_SECONDS = 60
 SKEW_SECONDS = 30
-LONGEST_TOKEN = 4096
-DEEPEST = 32
 LONGEST_LIFE_SECONDS = 3600
 LARGEST_MOMENT = 253_402_300_799  # the last second of the year 9999
 P256_BYTES = 32
-SMALLEST_RSA_BYTES = 256  # 2048 bits
 ACCESS_TOKEN_TYPE = "at+jwt"  # noqa: S105 - RFC 9068's media type
 ASSERTION_ALGORITHMS = {"ES256": "EC", "RS256": "RSA"}
 PERSONAL = ("clinician_id", "patient_id", "device_id")
-PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
-
-_SEGMENT = r"[A-Za-z0-9_-]+"
-_SHAPE = re.compile(rf"{_SEGMENT}\.{_SEGMENT}\.{_SEGMENT}", re.ASCII)
-
-
-class TokenRefused(Exception):
-    """The token is not acceptable."""
-
-
-class KeyRefused(Exception):
-    """The public key is not acceptable."""
+PROOF_TYPE = "dpop+jwt"
+SEAL_TYPE = "ipt-audit-seal+jwt"
+PROOF_SECONDS = 60
+THUMBPRINT_CHARACTERS = 43  # SHA-256 in base64url
+LONGEST_JTI = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +43,8 @@ class Caller:
     clinician_id: UUID | None = None
     patient_id: UUID | None = None
     device_id: UUID | None = None
+    thumbprint: str | None = None
+    """The RFC 7638 thumbprint of the key that whoever uses the token must prove to hold (RFC 9449)."""
 
     @property
     def person(self) -> str | None:
@@ -87,48 +74,22 @@ class Assertion:
     expires_at: int
 
 
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a verified proof of possession says: whose key, and the id that makes it good for one use."""
+
+    thumbprint: str
+    jti: str
+
+
 def new_signing_key(signs_from: datetime) -> SigningKey:
     """Make a P-256 key pair; its kid is the RFC 7638 thumbprint."""
     private = ec.generate_private_key(ec.SECP256R1())
     pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     numbers = private.public_key().public_numbers()
-    public = {"kty": "EC", "crv": "P-256", "x": _b64(numbers.x.to_bytes(P256_BYTES)), "y": _b64(numbers.y.to_bytes(P256_BYTES))}
+    public = {"kty": "EC", "crv": "P-256", "x": b64(numbers.x.to_bytes(P256_BYTES)), "y": b64(numbers.y.to_bytes(P256_BYTES))}
     kid = thumbprint(public)
     return SigningKey(kid, pem.decode(), {**public, "kid": kid, "alg": "ES256", "use": "sig"}, signs_from, None)
-
-
-def thumbprint(public: Mapping[str, str]) -> str:
-    """Return the RFC 7638 thumbprint of a public EC or RSA key."""
-    members = {"EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}[public["kty"]]
-    canonical = json.dumps({m: public[m] for m in members}, separators=(",", ":"), sort_keys=True)
-    return _b64(hashlib.sha256(canonical.encode()).digest())
-
-
-def checked_public_key(public: Mapping[str, Any]) -> dict[str, str]:
-    """Return a partner's public key as it is kept. Raises KeyRefused.
-
-    Accepted: P-256 for ES256, RSA of 2048 bits or more for RS256. A private member is refused: the partner has just
-    shown its private key and should make a new one.
-    """
-    if PRIVATE_MEMBERS & set(public):
-        message = "This is a private key. Make a new pair and register its public half only."
-        raise KeyRefused(message)
-    try:
-        kind = str(public["kty"])
-        if kind == "EC" and public["crv"] == "P-256":
-            kept = {m: str(public[m]) for m in ("kty", "crv", "x", "y")} | {"alg": "ES256"}
-        elif kind == "RSA" and len(_unb64(str(public["n"])).lstrip(b"\0")) >= SMALLEST_RSA_BYTES:
-            kept = {m: str(public[m]) for m in ("kty", "n", "e")} | {"alg": "RS256"}
-        else:
-            message = "The key must be P-256, or RSA of 2048 bits or more."
-            raise KeyRefused(message)
-        jwk.construct(kept, kept["alg"]).to_pem()
-    except KeyRefused:
-        raise
-    except Exception as error:
-        message = "The key is not a valid public JWK."
-        raise KeyRefused(message) from error
-    return kept | {"kid": thumbprint(kept)}
 
 
 def mint(key: SigningKey, issuer: str, caller: Caller, now: int) -> str:
@@ -147,36 +108,92 @@ def mint(key: SigningKey, issuer: str, caller: Caller, now: int) -> str:
     personal = {name: str(getattr(caller, name)) for name in PERSONAL if getattr(caller, name) is not None}
     if personal:
         claims |= personal | {"act": {"sub": caller.client_id}}
-    return str(jws.sign(claims, key.private_pem, headers={"kid": key.kid, "typ": ACCESS_TOKEN_TYPE}, algorithm="ES256"))
+    if caller.thumbprint is not None:
+        claims["cnf"] = {"jkt": caller.thumbprint}
+    return sign(claims, key.private_pem, {"kid": key.kid, "typ": ACCESS_TOKEN_TYPE})
 
 
-def new_caller(partner_id: UUID, client_id: str, scopes: Iterable[str], now: int, **person: UUID | None) -> Caller:
+def new_caller(partner_id: UUID, client_id: str, scopes: Iterable[str], now: int, *, thumbprint: str | None = None, **person: UUID | None) -> Caller:
     """Describe the holder of a token that is about to be made; `person` names clinician_id or patient_id, and device_id."""
-    return Caller(partner_id, client_id, frozenset(scopes), str(uuid4()), now + ACCESS_TOKEN_SECONDS, **person)
+    return Caller(partner_id, client_id, frozenset(scopes), str(uuid4()), now + ACCESS_TOKEN_SECONDS, thumbprint=thumbprint, **person)
 
 
 def read_access_token(token: str, keys: Mapping[str, Mapping[str, str]], issuer: str, now: int) -> Caller:
     """Verify an access token and return its caller. `keys` are the published keys by kid. Raises TokenRefused."""
-    claims = _verified(token, lambda header: _issued_key(header, keys))
+    claims = verified(token, lambda header: _issued_key(header, keys))
     _check_times(claims, now)
-    _expect(claims.get("iss") == issuer and claims.get("aud") == issuer)
-    known = {"iss", "aud", "sub", "client_id", "partner", "scope", "jti", "iat", "exp", "act", *PERSONAL}
-    _expect(set(claims) <= known and all(isinstance(claims.get(c), str) for c in ("sub", "client_id", "partner", "scope", "jti")))
+    expect(claims.get("iss") == issuer and claims.get("aud") == issuer)
+    known = {"iss", "aud", "sub", "client_id", "partner", "scope", "jti", "iat", "exp", "act", "cnf", *PERSONAL}
+    expect(set(claims) <= known and all(isinstance(claims.get(c), str) for c in ("sub", "client_id", "partner", "scope", "jti")))
     personal = {name: claims[name] for name in PERSONAL if claims.get(name) is not None}
-    _expect(all(isinstance(value, str) for value in personal.values()))
-    _expect(not {"clinician_id", "patient_id"} <= set(personal) and (set(personal) != {"device_id"}))
+    expect(all(isinstance(value, str) for value in personal.values()))
+    expect(not {"clinician_id", "patient_id"} <= set(personal) and (set(personal) != {"device_id"}))
     try:
         person = {name: UUID(value) for name, value in personal.items()}
         partner = UUID(claims["partner"])
     except ValueError:
         raise TokenRefused from None
-    return Caller(partner, claims["client_id"], frozenset(claims["scope"].split()), claims["jti"], claims["exp"], **person)
+    bound = _bound_to(claims.get("cnf"))
+    return Caller(partner, claims["client_id"], frozenset(claims["scope"].split()), claims["jti"], claims["exp"], thumbprint=bound, **person)
+
+
+def _bound_to(confirmation: Any) -> str | None:
+    if confirmation is None:
+        return None
+    expect(isinstance(confirmation, dict) and set(confirmation) == {"jkt"} and is_thumbprint(confirmation["jkt"]))
+    return str(confirmation["jkt"])
+
+
+def is_thumbprint(text: Any) -> bool:
+    """Tell whether this has the shape of an RFC 7638 thumbprint."""
+    return isinstance(text, str) and len(text) == THUMBPRINT_CHARACTERS and text.isascii() and text.replace("-", "a").replace("_", "a").isalnum()
+
+
+def read_proof(proof: str, method: str, address: str, now: int, token: str | None = None) -> Proof:
+    """Verify a DPoP proof (RFC 9449) of one request, and of one access token when it is given. Raises TokenRefused.
+
+    ES256 only; made within 60 s of now; `htu` is the address without query. The jti must be used up by the caller.
+    """
+    shown: dict[str, str] = {}
+
+    def key_of(header: Mapping[str, Any]) -> Mapping[str, str]:
+        expect(set(header) == {"alg", "typ", "jwk"} and header["typ"] == PROOF_TYPE and header["alg"] == "ES256")
+        expect(set(header["jwk"]) <= {"kty", "crv", "x", "y", "alg", "use", "kid"} and header["jwk"].get("kty") == "EC")
+        try:
+            shown.update(checked_public_key(header["jwk"]))
+        except KeyRefused:
+            raise TokenRefused from None
+        return shown
+
+    claims = verified(proof, key_of)
+    issued, jti = claims.get("iat"), claims.get("jti")
+    expect(type(issued) is int and abs(now - issued) <= PROOF_SECONDS)
+    expect(isinstance(jti, str) and 0 < len(jti) <= LONGEST_JTI)
+    expect(claims.get("htm") == method and isinstance(claims.get("htu"), str))
+    expect(claims["htu"].partition("#")[0].partition("?")[0] == address)
+    expect(claims.get("ath") == (None if token is None else b64(hashlib.sha256(token.encode("ascii")).digest())))
+    return Proof(shown["kid"], str(jti))
+
+
+def sign_seal(key: SigningKey, claims: Mapping[str, Any]) -> str:
+    """Sign a seal of the audit trail."""
+    return sign(claims, key.private_pem, {"kid": key.kid, "typ": SEAL_TYPE})
+
+
+def read_seal(token: str, keys: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
+    """Return what a seal of the audit trail says. Raises TokenRefused when no key of `keys` signed it."""
+
+    def key_of(header: Mapping[str, Any]) -> Mapping[str, str]:
+        expect(set(header) == {"alg", "typ", "kid"} and header["typ"] == SEAL_TYPE and header["kid"] in keys and header["alg"] == "ES256")
+        return keys[header["kid"]]
+
+    return verified(token, key_of)
 
 
 def claimed_client(assertion: str) -> str:
     """Return whose key must verify an assertion: its unverified `sub`. Raises TokenRefused. Trust nothing else in it."""
-    subject = _parsed(assertion)[1].get("sub")
-    _expect(isinstance(subject, str))
+    subject = parsed(assertion)[1].get("sub")
+    expect(isinstance(subject, str))
     return str(subject)
 
 
@@ -185,16 +202,16 @@ def read_assertion(token: str, keys: Mapping[str, Mapping[str, str]], issuer: st
 
     `keys` are the client's registered keys by kid; a header without kid is accepted only when there is one key.
     """
-    claims = _verified(token, lambda header: _registered_key(header, keys))
+    claims = verified(token, lambda header: _registered_key(header, keys))
     _check_times(claims, now, longest=ASSERTION_SECONDS)
-    _expect(claims["exp"] <= now + ASSERTION_SECONDS)
-    _expect(claims.get("aud") == issuer and isinstance(claims.get("jti"), str) and 0 < len(claims["jti"]) <= 255)  # noqa: PLR2004
-    _expect(isinstance(claims.get("sub"), str) and claims.get("iss") == claims["sub"])
+    expect(claims["exp"] <= now + ASSERTION_SECONDS)
+    expect(claims.get("aud") == issuer and isinstance(claims.get("jti"), str) and 0 < len(claims["jti"]) <= LONGEST_JTI)
+    expect(isinstance(claims.get("sub"), str) and claims.get("iss") == claims["sub"])
     return Assertion(claims["sub"], claims["jti"], claims["exp"])
 
 
 def _issued_key(header: Mapping[str, Any], keys: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    _expect(set(header) == {"alg", "typ", "kid"} and header["typ"] == ACCESS_TOKEN_TYPE and isinstance(header["kid"], str))
+    expect(set(header) == {"alg", "typ", "kid"} and header["typ"] == ACCESS_TOKEN_TYPE and isinstance(header["kid"], str))
     key = keys.get(header["kid"])
     if key is None or header["alg"] != key["alg"]:
         raise TokenRefused
@@ -202,97 +219,21 @@ def _issued_key(header: Mapping[str, Any], keys: Mapping[str, Mapping[str, str]]
 
 
 def _registered_key(header: Mapping[str, Any], keys: Mapping[str, Mapping[str, str]]) -> Mapping[str, str]:
-    _expect(set(header) <= {"alg", "typ", "kid"} and header.get("alg") in ASSERTION_ALGORITHMS)
-    _expect(header.get("typ") in {None, "JWT", "client-authentication+jwt"})
+    expect(set(header) <= {"alg", "typ", "kid"} and header.get("alg") in ASSERTION_ALGORITHMS)
+    expect(header.get("typ") in {None, "JWT", "client-authentication+jwt"})
     kid = header.get("kid")
-    _expect(kid is None or isinstance(kid, str))
+    expect(kid is None or isinstance(kid, str))
     key = keys.get(kid) if kid is not None else next(iter(keys.values())) if len(keys) == 1 else None
     if key is None or header["alg"] != key["alg"]:
         raise TokenRefused
     return key
 
 
-def _verified(token: str, key_for: Callable[[Mapping[str, Any]], Mapping[str, str]]) -> dict[str, Any]:
-    header, claims = _parsed(token)
-    key = key_for(header)
-    try:
-        jws.verify(token, dict(key), [key["alg"]])
-    except (JOSEError, ValueError, TypeError, KeyError, RecursionError, OverflowError) as error:
-        raise TokenRefused from error
-    return claims
-
-
-def _parsed(token: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return header and claims, strictly parsed and unverified."""
-    _expect(len(token) <= LONGEST_TOKEN and _SHAPE.fullmatch(token) is not None)
-    header, claims, signature = (_unb64(part) for part in token.split("."))
-    del signature
-    head = _object(header)
-    _expect(all(isinstance(value, str) for value in head.values()))
-    return head, _object(claims)
-
-
-def _object(raw: bytes) -> dict[str, Any]:
-    """Parse a JSON object: UTF-8, no duplicate member, no NaN, no deep nesting, no endless number."""
-    _expect(raw.count(b"{") + raw.count(b"[") <= DEEPEST)
-    try:
-        found = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_refused_number, parse_float=_refused_number, parse_int=_small_int
-        )
-    except (ValueError, RecursionError) as error:
-        raise TokenRefused from error
-    _expect(isinstance(found, dict) and _plain(found))
-    return dict(found)
-
-
-def _plain(value: Any) -> bool:
-    """Tell whether every text in a parsed value is visible ASCII: nothing that a database or a log could stumble on."""
-    if isinstance(value, str):
-        return value.isascii() and value.isprintable()
-    if isinstance(value, dict):
-        return all(_plain(k) and _plain(v) for k, v in value.items())
-    return all(map(_plain, value)) if isinstance(value, list) else True
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    _expect(len(found) == len(pairs))
-    return found
-
-
-def _refused_number(_: str) -> Any:
-    raise TokenRefused
-
-
-def _small_int(digits: str) -> int:
-    _expect(len(digits) <= 15)  # noqa: PLR2004 - 15 digits hold every moment up to the year 9999
-    return int(digits)
-
-
 def _check_times(claims: Mapping[str, Any], now: int, longest: int = LONGEST_LIFE_SECONDS) -> None:
     issued, expires = claims.get("iat"), claims.get("exp")
-    _expect(type(expires) is int and 0 < expires <= LARGEST_MOMENT and now < expires + SKEW_SECONDS)
-    _expect(issued is None or (type(issued) is int and issued <= now + SKEW_SECONDS))
+    expect(type(expires) is int and 0 < expires <= LARGEST_MOMENT and now < expires + SKEW_SECONDS)
+    expect(issued is None or (type(issued) is int and issued <= now + SKEW_SECONDS))
     start = issued if issued is not None else now
-    _expect(expires - start <= longest)  # type: ignore[operator]
+    expect(expires - start <= longest)  # type: ignore[operator]
     not_before = claims.get("nbf")
-    _expect(not_before is None or (type(not_before) is int and not_before <= now + SKEW_SECONDS))
-
-
-def _expect(held: bool) -> None:  # noqa: FBT001 - a plain assertion that stays on with -O
-    if not held:
-        raise TokenRefused
-
-
-def _b64(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _unb64(segment: str) -> bytes:
-    """Decode canonical base64url: unused bits must be zero, or one token would have several spellings."""
-    try:
-        raw = base64.urlsafe_b64decode(segment + "=" * (-len(segment) % 4))
-    except ValueError:
-        raise TokenRefused from None
-    _expect(_b64(raw) == segment)
-    return raw
+    expect(not_before is None or (type(not_before) is int and not_before <= now + SKEW_SECONDS))

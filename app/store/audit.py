@@ -6,7 +6,8 @@ connection whose role can only insert. When a row cannot be written the request 
 """
 
 import asyncio
-from collections.abc import Sequence
+import hmac
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -15,9 +16,11 @@ from uuid import UUID
 import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
-from app.store.database import Connection, Database, DatabaseAway
+from app.domain.audit import canonical, event_of
+from app.keys.cipher import KeyRing
+from app.store.database import Connection, Database, DatabaseAway, Row
 from app.store.tables.door import security_event
-from app.store.tables.record import audit_event
+from app.store.tables.record import audit_event, audit_subject
 
 MOST_IN_ONE_INSERT = 200
 MOST_RESOURCES = 200
@@ -42,13 +45,20 @@ class Access:
     episode_id: UUID | None
     resources: Sequence[str]
     device_id: UUID | None = None
+    break_glass_id: UUID | None = None
+    also_of: Collection[UUID] = ()
+    """Further patients of whom something was shown (a list)."""
 
-    def row(self) -> dict[str, Any]:
-        """Return the access as a row. Long lists of resources are cut, and say how many there were."""
+    def rows(self, keys: KeyRing) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """Return the access as a row, and one pointer to it for each further patient.
+
+        Long lists of resources are cut, and say how many there were. The row carries a code under a key of the service's: one that
+        somebody else has put into the database is found when the trail is sealed.
+        """
         listed = list(self.resources[:MOST_RESOURCES])
         if len(self.resources) > MOST_RESOURCES:
             listed.append(f"and {len(self.resources) - MOST_RESOURCES} more")
-        return {
+        row = {
             "partner_id": self.partner_id,
             "id": uuid7(),
             "at": self.at,
@@ -64,7 +74,21 @@ class Access:
             "resources": listed,
             "sealed_by": None,
             "device_id": self.device_id,
+            "break_glass_id": self.break_glass_id,
         }
+        row["mac"] = mac_of(keys, row)
+        others = [p for p in dict.fromkeys(self.also_of) if p != self.patient_id]
+        return row, [{"partner_id": self.partner_id, "patient_id": p, "event_id": row["id"], "at": self.at} for p in others]
+
+
+def mac_of(keys: KeyRing, row: Row) -> bytes:
+    """Return the code by which a row shows that the service wrote it, for its partner."""
+    return hmac.digest(keys.derived(f"audit|{row['partner_id']}"), canonical(event_of(row)), "sha256")
+
+
+def is_ours(keys: KeyRing, row: Row) -> bool:
+    """Tell whether the service wrote a row as it stands there."""
+    return row["mac"] is not None and hmac.compare_digest(row["mac"], mac_of(keys, row))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +111,19 @@ class Knock:
         }
 
 
-async def insert_access(connection: Connection, access: Access) -> None:
+async def insert_access(connection: Connection, access: Access, keys: KeyRing) -> None:
     """Insert one access in the transaction of the write that it belongs to."""
-    await connection.run(sa.insert(audit_event).values(access.row()))
+    row, others = access.rows(keys)
+    await connection.run(sa.insert(audit_event).values(row))
+    if others:
+        await connection.run(sa.insert(audit_subject).values(others))
 
 
 class AuditTrail:
     """Writes accesses and knocks by group commit. `start` and `stop` bracket its life."""
 
-    def __init__(self, database: Database) -> None:
-        self._database = database
+    def __init__(self, database: Database, keys: KeyRing) -> None:
+        self._database, self._keys = database, keys
         self._waiting: list[tuple[Access | Knock, asyncio.Future[None]]] = []
         self._something = asyncio.Event()
         self._writer: asyncio.Task[None] | None = None
@@ -142,11 +169,13 @@ class AuditTrail:
                         done.set_result(None)
 
     async def _insert(self, entries: Sequence[Access | Knock]) -> None:
-        accesses = [e.row() for e in entries if isinstance(e, Access)]
+        accesses = [e.rows(self._keys) for e in entries if isinstance(e, Access)]
         knocks = [e.row() for e in entries if isinstance(e, Knock)]
         async with self._database.transaction(None) as connection:
             if accesses:
-                await connection.run(sa.insert(audit_event).values(accesses))
+                await connection.run(sa.insert(audit_event).values([row for row, _ in accesses]))
+            if others := [pointer for _, pointers in accesses for pointer in pointers]:
+                await connection.run(sa.insert(audit_subject).values(others))
             if knocks:
                 await connection.run(sa.insert(security_event).values(knocks))
             await connection.commit()

@@ -11,7 +11,7 @@ from uuid_utils.compat import uuid7
 
 from app.store.database import Connection, Row
 from app.store.rows import own
-from app.store.tables.door import client, client_key, client_secret, partner, partner_setting, revocation, signing_key, used_assertion
+from app.store.tables.door import client, client_key, client_secret, partner, partner_setting, revocation, signing_key, used_assertion, used_proof
 from app.store.tables.people import clinician, patient
 from app.store.tables.record import change_clock
 
@@ -19,7 +19,7 @@ from app.store.tables.record import change_clock
 async def find_client(connection: Connection, name: str) -> Row | None:
     """Return a client with its partner's state, or None."""
     query = (
-        sa.select(client, partner.c.disabled_at.label("partner_disabled_at"))
+        sa.select(client, partner.c.disabled_at.label("partner_disabled_at"), partner.c.kind.label("partner_kind"))
         .join(partner, partner.c.partner_id == client.c.partner_id)
         .where(own(connection, client), client.c.name == name)
     )
@@ -45,6 +45,17 @@ async def use_assertion(connection: Connection, name: str, jti: str, expires_at:
     """Note that an assertion was used; False when it was used before, by whichever process."""
     values = {"partner_id": connection.partner_id, "client_name": name, "jti": jti, "expires_at": expires_at}
     return await connection.run(insert(used_assertion).values(values).on_conflict_do_nothing()) == 1
+
+
+async def commit_soon(connection: Connection) -> None:
+    """Let this transaction's COMMIT not wait for the disk: a crash of the database forgets its last instants."""
+    await connection.script("SET LOCAL synchronous_commit = off")
+
+
+async def use_proof(connection: Connection, thumbprint: str, jti: str, expires_at: datetime) -> bool:
+    """Note that a proof of possession was used; False when it was used before, by whichever process."""
+    values = {"partner_id": connection.partner_id, "thumbprint": thumbprint, "jti": jti, "expires_at": expires_at}
+    return await connection.run(insert(used_proof).values(values).on_conflict_do_nothing()) == 1
 
 
 async def signing_keys(connection: Connection, now: datetime) -> list[Row]:
@@ -91,6 +102,26 @@ async def add_client_key(connection: Connection, name: str, jwk: dict[str, str],
     return await connection.run(insert(client_key).values(values).on_conflict_do_nothing()) == 1
 
 
+async def secrets_of_client(connection: Connection, name: str) -> list[Row]:
+    """Return when a client's secrets were made and end, the newest first."""
+    t = client_secret
+    query = sa.select(t.c.id, t.c.created_at, t.c.expires_at).where(own(connection, t), t.c.client_name == name)
+    return await connection.rows(query.order_by(t.c.created_at.desc(), t.c.id.desc()))
+
+
+async def expire_client_secrets(connection: Connection, name: str, at: datetime) -> None:
+    """Let a client's present secrets end at `at`, unless they end sooner."""
+    t = client_secret
+    sooner = sa.or_(t.c.expires_at.is_(None), t.c.expires_at > at)
+    await connection.run(sa.update(t).where(own(connection, t), t.c.client_name == name, sooner).values(expires_at=at))
+
+
+async def remove_client_key(connection: Connection, name: str, kid: str) -> bool:
+    """Delete a client's public key; False when there is none."""
+    t = client_key
+    return await connection.run(sa.delete(t).where(own(connection, t), t.c.client_name == name, t.c.kid == kid)) == 1
+
+
 async def disable_client(connection: Connection, name: str, now: datetime) -> bool:
     """Mark a client as disabled; False when there is none, or it is disabled already."""
     live = (own(connection, client), client.c.name == name, client.c.disabled_at.is_(None))
@@ -126,4 +157,5 @@ async def clinician_is_active(connection: Connection, clinician_id: UUID) -> boo
 
 async def patient_is_there(connection: Connection, patient_id: UUID) -> bool:
     """Tell whether a patient exists in the partner."""
-    return await connection.value(sa.select(patient.c.id).where(own(connection, patient), patient.c.id == patient_id)) is not None
+    there = sa.select(patient.c.id).where(own(connection, patient), patient.c.id == patient_id, patient.c.erased_at.is_(None))
+    return await connection.value(there) is not None

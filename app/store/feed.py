@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from app.domain.sync import Feed
 from app.store.database import Connection, Row
-from app.store.tables.people import care_team
+from app.store.tables.people import care_team, patient
 from app.store.tables.record import change, change_clock
 
 OVERTAKEN_AFTER = timedelta(days=1)  # a pull whose `until` lies before the newer row has long ended
@@ -54,6 +54,8 @@ class Journal:
 
     changes: list[Change] = field(default_factory=list)
     audiences: list[Audience] = field(default_factory=list)
+    erased: list[UUID] = field(default_factory=list)
+    """Patients of whom everything is told as deleted."""
     mutation_id: UUID | None = None
     """The device's mutation that is being applied."""
     kept_beside: bool = False
@@ -66,7 +68,7 @@ class Journal:
     @property
     def has_written(self) -> bool:
         """Tell whether the transaction has something to keep."""
-        return bool(self.changes or self.audiences or self.kept_beside)
+        return bool(self.changes or self.audiences or self.erased or self.kept_beside)
 
     def mark(self) -> tuple[int, int]:
         """Return a mark to truncate to."""
@@ -83,7 +85,7 @@ async def stamp(connection: Connection, journal: Journal, now: datetime, *, acto
 
     Audiences come last, under the lock of the clock: no write can come between the copy of a chart and its number.
     """
-    if connection.partner_id is None or not (journal.changes or journal.audiences):
+    if connection.partner_id is None or not (journal.changes or journal.audiences or journal.erased):
         return
     last, at = await _draw(connection, len(journal.changes), now)
     first = last - len(journal.changes) + 1
@@ -94,6 +96,8 @@ async def stamp(connection: Connection, journal: Journal, now: datetime, *, acto
     copied = 0
     for audience in journal.audiences:
         copied += await connection.run(_copies(connection, audience, first, last + copied, common))
+    for patient_id in journal.erased:
+        copied += await connection.run(_deletions(connection, patient_id, last + copied, common))
     if copied:
         await _draw(connection, copied, now)
 
@@ -124,7 +128,13 @@ def _copies(connection: Connection, audience: Audience, first: int, last: int, c
     that there ever was, without its state; the patient's own rows stay with a person who has another course of that patient.
     """
     granted = audience.op == "grant"
-    elsewhere = sa.exists().where(
+    p = patient.c
+    withheld = sa.exists().where(
+        p.partner_id == connection.partner_id,
+        p.id == audience.patient_id,
+        sa.or_(p.erased_at.is_not(None), p.restricted_because.is_not(None)),
+    )
+    elsewhere = ~withheld & sa.exists().where(
         care_team.c.partner_id == connection.partner_id,
         care_team.c.clinician_id == audience.person_id,
         care_team.c.patient_id == audience.patient_id,
@@ -141,6 +151,24 @@ def _copies(connection: Connection, audience: Audience, first: int, last: int, c
     }
     values |= {name: n[name] for name in ("entity", "entity_id", "patient_id", "episode_id", "version")}
     wanted = [n.partner_id == connection.partner_id, n.seq.in_(newest), *([n.op != "delete", n.seq < first] if granted else [])]
+    return sa.insert(change).from_select(list(values), sa.select(*values.values()).where(*wanted))
+
+
+def _deletions(connection: Connection, patient_id: UUID, last: int, common: dict[str, Any]) -> sa.Insert:
+    """Tell everything of a patient as deleted: each row of theirs that stood, in its next version, without a state."""
+    newest = (
+        sa.select(sa.func.max(change.c.seq))
+        .where(public(connection), change.c.patient_id == patient_id, change.c.entity != "erasure")
+        .group_by(change.c.entity, change.c.entity_id)
+    )
+    n = change.alias("newest").c
+    values: dict[str, Any] = {name: sa.literal(value, change.c[name].type) for name, value in common.items()} | {
+        "seq": sa.literal(last, sa.BigInteger) + sa.func.row_number().over(order_by=n.seq),
+        "op": sa.literal("delete"),
+        "version": n.version + 1,
+        **{name: n[name] for name in ("entity", "entity_id", "patient_id", "episode_id")},
+    }
+    wanted = (n.partner_id == connection.partner_id, n.seq.in_(newest), n.op != "delete")
     return sa.insert(change).from_select(list(values), sa.select(*values.values()).where(*wanted))
 
 
@@ -165,6 +193,11 @@ async def page_history(connection: Connection, entity: str, where: dict[str, UUI
     if after is not None:
         query = query.where(change.c.seq > after[0])
     return await connection.rows(query.order_by(change.c.seq).limit(limit + 1))
+
+
+async def page_history_of_patient(connection: Connection, patient_id: UUID) -> list[Row]:
+    """Return every write of a patient's rows, oldest first."""
+    return await connection.rows(sa.select(change).where(public(connection), change.c.patient_id == patient_id).order_by(change.c.seq))
 
 
 async def states_at(connection: Connection, entities: Sequence[str], episode_id: UUID, moment: datetime) -> list[Row]:

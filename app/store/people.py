@@ -10,48 +10,109 @@ from app.store.database import Connection, Row
 from app.store.rows import own, page
 from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
-from app.store.tables.people import care_team, clinician, episode, patient, patient_key
+from app.store.tables.people import care_team, clinician, consent, episode, patient, patient_key
+from app.store.tables.protection import break_glass
 from app.store.tables.record import change
 from app.store.tables.work import risk_alert
 
 
-def in_caseload(connection: Connection, clinician_id: UUID | None, *, patient_id: Any = None, episode_id: Any = None) -> sa.ColumnElement[bool]:
-    """Return the condition that a clinician's token sees only its caseload; a partner's client sees all."""
+def in_caseload(connection: Connection, clinician_id: UUID | None, *, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
+    """Return the condition that a clinician's token sees only its caseload, and charts opened by emergency access; a partner's client sees all."""
     if clinician_id is None:
         return sa.true()
+    return sa.or_(in_care_team(connection, clinician_id, patient_id, episode_id), _emergency(connection, clinician_id, patient_id).exists())
+
+
+def in_care_team(connection: Connection, clinician_id: UUID, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
+    """Return the condition that a clinician stands in the care team."""
     t = care_team.alias("caseload")
     tie = t.c.episode_id == episode_id if episode_id is not None else t.c.patient_id == patient_id
     return sa.exists().where(t.c.partner_id == connection.partner_id, t.c.clinician_id == clinician_id, tie)
 
 
-async def find_patient(connection: Connection, patient_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
-    """Return a patient with its wrapped key, or None."""
-    query = (
-        sa.select(patient, patient_key.c.wrapped, patient_key.c.key_version)
-        .join(patient_key, (patient_key.c.partner_id == patient.c.partner_id) & (patient_key.c.patient_id == patient.c.id))
-        .where(own(connection, patient), patient.c.id == patient_id, in_caseload(connection, clinician_id, patient_id=patient.c.id))
+async def is_in_care_team(connection: Connection, clinician_id: UUID, patient_id: UUID) -> bool:
+    """Tell whether a clinician stands in a care team of a patient."""
+    return bool(await connection.value(sa.select(in_care_team(connection, clinician_id, patient_id))))
+
+
+def _emergency(connection: Connection, clinician_id: UUID, patient_id: Any) -> sa.Select[Any]:
+    """Select the emergency access by which a clinician may open a chart now. The clock is the database's: it is the same for every process."""
+    g = break_glass.alias("emergency")
+    return (
+        sa.select(g.c.id)
+        .where(
+            g.c.partner_id == connection.partner_id, g.c.clinician_id == clinician_id, g.c.patient_id == patient_id, g.c.expires_at > sa.func.now()
+        )
+        .correlate_except(g)
     )
-    return await connection.first(query.with_for_update(key_share=True, of=patient) if lock else query)
+
+
+def listed(connection: Connection, patient_id: Any, *, restricted: bool = False) -> sa.ColumnElement[bool]:
+    """Return the condition that lists show rows of a patient: not of one who was erased, nor (unless `restricted`) whose data are restricted."""
+    p = patient.alias("whose")
+    hidden = p.c.erased_at.is_not(None) if restricted else sa.or_(p.c.erased_at.is_not(None), p.c.restricted_because.is_not(None))
+    return ~sa.exists().where(p.c.partner_id == connection.partner_id, p.c.id == patient_id, hidden)
+
+
+def _decision(connection: Connection, root: Any, purpose: str) -> sa.Select[Any]:
+    """Select a person's newest decision on a purpose, by whichever registration: given (true) or withdrawn (false)."""
+    c = consent.alias("decision")
+    mine = of_patient(connection, c.c.patient_id, root)
+    query = sa.select(c.c.given).where(c.c.partner_id == connection.partner_id, mine, c.c.purpose == purpose)
+    return query.order_by(c.c.decided_at.desc(), c.c.id.desc()).limit(1).correlate_except(c)
+
+
+async def newest_decision(connection: Connection, root: UUID, purpose: str) -> bool | None:
+    """Return a person's newest decision on a purpose; None when there is none. `root`: the registration that others were merged into."""
+    return await connection.value(_decision(connection, root, purpose))  # type: ignore[no-any-return]
+
+
+def _standing(connection: Connection, clinician_id: UUID | None, patient_id: Any, episode_id: Any = None) -> list[Any]:
+    """Select what stands over a chart: the newest decision on treatment, and the emergency access when that alone opens it."""
+    root = sa.func.coalesce(patient.c.merged_into, patient.c.id)
+    newest = _decision(connection, root, "treatment").scalar_subquery().label("treatment_given")
+    if clinician_id is None:
+        return [newest, sa.null().label("emergency_id")]
+    emergency = _emergency(connection, clinician_id, patient_id).limit(1).scalar_subquery()
+    return [newest, sa.case((in_care_team(connection, clinician_id, patient_id, episode_id), sa.null()), else_=emergency).label("emergency_id")]
+
+
+async def find_patient(connection: Connection, patient_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
+    """Return a patient with its wrapped key and what stands over the chart, or None; one who was erased is not there."""
+    k = patient_key
+    query = (
+        sa.select(patient, k.c.wrapped, k.c.key_version, *_standing(connection, clinician_id, patient.c.id))
+        .join(k, (k.c.partner_id == patient.c.partner_id) & (k.c.patient_id == patient.c.id))
+        .where(own(connection, patient), patient.c.id == patient_id, patient.c.erased_at.is_(None), k.c.wrapped.is_not(None))
+        .where(in_caseload(connection, clinician_id, patient_id=patient.c.id))
+    )
+    return await connection.first(query.with_for_update(key_share=True, of=(patient, patient_key)) if lock else query)
 
 
 def _charts(connection: Connection, clinician_id: UUID | None) -> sa.Select[Any]:
-    """Select episodes with what every step in them needs: the wrapped key, the time zone, the partner's settings and own protocol."""
+    """Select episodes with what every step in them needs: the wrapped key, the time zone, the partner's settings and own protocol, what stands over it."""
     e, p, k, s, o = episode, patient, patient_key, partner_setting, partner_protocol
     settings = (s.c.classifier_on, s.c.risk_responder, s.c.secondary_responder, s.c.crisis_text)
+    of_patient = (p.c.time_zone, p.c.locale, p.c.merged_into, p.c.restricted_because, k.c.wrapped, k.c.key_version)
+    standing = _standing(connection, clinician_id, e.c.patient_id, e.c.id)
     return (
-        sa.select(e, p.c.time_zone, p.c.locale, p.c.merged_into, k.c.wrapped, k.c.key_version, *settings, o.c.definition.label("own_protocol"))
+        sa.select(e, *of_patient, *settings, o.c.definition.label("own_protocol"), *standing)
         .join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id))
         .join(k, (k.c.partner_id == e.c.partner_id) & (k.c.patient_id == e.c.patient_id))
         .join(s, s.c.partner_id == e.c.partner_id)
         .outerjoin(o, (o.c.partner_id == e.c.partner_id) & (o.c.code == e.c.protocol_code) & (o.c.protocol_version == e.c.protocol_version))
-        .where(own(connection, e), in_caseload(connection, clinician_id, episode_id=e.c.id))
+        .where(own(connection, e), p.c.erased_at.is_(None), k.c.wrapped.is_not(None))
+        .where(in_caseload(connection, clinician_id, patient_id=e.c.patient_id, episode_id=e.c.id))
     )
 
 
 async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
-    """Return an episode of the caseload with what every step in it needs, or None."""
+    """Return an episode of the caseload with what every step in it needs, or None.
+
+    Locked, the patient's key is locked with it: an erasure waits for the writers, and a writer that waited for an erasure finds nothing.
+    """
     query = _charts(connection, clinician_id).where(episode.c.id == episode_id)
-    return await connection.first(query.with_for_update(key_share=True, of=episode) if lock else query)
+    return await connection.first(query.with_for_update(key_share=True, of=(episode, patient_key)) if lock else query)
 
 
 async def lock_charts(
@@ -67,7 +128,10 @@ async def lock_charts(
         found = await connection.rows(sa.select(table.c.episode_id).distinct().where(own(connection, table), table.c.id.in_(ids)))
         wanted |= {r["episode_id"] for r in found}
     if wanted:
-        mine = [in_caseload(connection, clinician_id, episode_id=episode.c.id), *([episode.c.patient_id == patient_id] if patient_id else [])]
+        mine = [
+            in_caseload(connection, clinician_id, patient_id=episode.c.patient_id, episode_id=episode.c.id),
+            *([episode.c.patient_id == patient_id] if patient_id else []),
+        ]
         query = sa.select(episode.c.id).where(own(connection, episode), episode.c.id.in_(wanted), *mine).order_by(episode.c.id)
         await connection.rows(query.with_for_update(key_share=True, of=episode))
 
@@ -80,7 +144,7 @@ async def was_told_to_forget(connection: Connection, person_id: UUID, episode_id
 
 async def newest_episode_of(connection: Connection, patient_id: UUID, clinician_id: UUID | None) -> UUID | None:
     """Return the newest course of a patient in the caseload, or None."""
-    mine = in_caseload(connection, clinician_id, episode_id=episode.c.id)
+    mine = in_caseload(connection, clinician_id, patient_id=episode.c.patient_id, episode_id=episode.c.id)
     query = sa.select(episode.c.id).where(own(connection, episode), episode.c.patient_id == patient_id, mine)
     return await connection.value(query.order_by(episode.c.created_at.desc(), episode.c.id.desc()).limit(1))  # type: ignore[no-any-return]
 
@@ -92,11 +156,11 @@ async def page_charts(
     waiting = sa.exists().where(
         risk_alert.c.partner_id == connection.partner_id, risk_alert.c.episode_id == episode.c.id, risk_alert.c.status != "closed"
     )
-    query = _charts(connection, clinician_id).where(sa.or_(episode.c.status != "closed", waiting))
+    query = _charts(connection, clinician_id).where(sa.or_(episode.c.status != "closed", waiting), patient.c.restricted_because.is_(None))
     if filters.get("patient_id") is not None:
         query = query.where(of_patient(connection, episode.c.patient_id, filters["patient_id"]))
     if filters.get("clinician_id") is not None:
-        query = query.where(in_caseload(connection, filters["clinician_id"], episode_id=episode.c.id))
+        query = query.where(in_care_team(connection, filters["clinician_id"], episode.c.patient_id, episode.c.id))
     return await page(connection, query, [episode.c.id], after, limit)
 
 
@@ -108,13 +172,24 @@ def of_patient(connection: Connection, column: sa.ColumnElement[Any], patient_id
     return column.in_(mine)
 
 
+async def same_person(connection: Connection, patient_id: UUID) -> list[UUID]:
+    """Return every registration of a patient's person, erased ones too; none when the patient is unknown."""
+    mine = sa.select(sa.func.coalesce(patient.c.merged_into, patient.c.id)).where(own(connection, patient), patient.c.id == patient_id)
+    query = sa.select(patient.c.id).where(own(connection, patient), of_patient(connection, patient.c.id, mine.scalar_subquery()))
+    return [r["id"] for r in await connection.rows(query)]
+
+
 async def page_patients(
     connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[Row]:
-    """Return a page of patients by id."""
-    query = sa.select(patient).where(own(connection, patient), in_caseload(connection, clinician_id, patient_id=patient.c.id))
-    if filters.get("external_ref") is not None:
-        query = query.where(patient.c.external_ref == filters["external_ref"])
+    """Return a page of patients by id, each with its wrapped key."""
+    k = patient_key
+    query = (
+        sa.select(patient, k.c.wrapped, k.c.key_version)
+        .join(k, (k.c.partner_id == patient.c.partner_id) & (k.c.patient_id == patient.c.id))
+        .where(own(connection, patient), patient.c.erased_at.is_(None), in_caseload(connection, clinician_id, patient_id=patient.c.id))
+    )
+    query = query.where(*(patient.c[name] == value for name, value in filters.items() if value is not None))
     return await page(connection, query, [patient.c.id], after, limit)
 
 
@@ -122,12 +197,13 @@ async def page_episodes(
     connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[Row]:
     """Return a page of episodes by id."""
-    query = sa.select(episode).where(own(connection, episode), in_caseload(connection, clinician_id, episode_id=episode.c.id))
+    mine = in_caseload(connection, clinician_id, patient_id=episode.c.patient_id, episode_id=episode.c.id)
+    query = sa.select(episode).where(own(connection, episode), mine, listed(connection, episode.c.patient_id))
     query = query.where(*(episode.c[n] == filters[n] for n in ("external_ref", "status", "phase") if filters.get(n) is not None))
     if filters.get("patient_id") is not None:
         query = query.where(of_patient(connection, episode.c.patient_id, filters["patient_id"]))
     if filters.get("clinician_id") is not None:
-        query = query.where(in_caseload(connection, filters["clinician_id"], episode_id=episode.c.id))
+        query = query.where(in_care_team(connection, filters["clinician_id"], episode.c.patient_id, episode.c.id))
     if filters.get("referred_from") is not None:
         query = query.where(episode.c.referred_on >= filters["referred_from"])
     if filters.get("referred_to") is not None:

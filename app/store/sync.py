@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.store.database import Connection, Row
 from app.store.feed import public
+from app.store.people import listed
 from app.store.rows import own
 from app.store.tables.people import care_team, patient_key
 from app.store.tables.record import change
@@ -43,7 +44,9 @@ class Window:
 async def caseload_of(connection: Connection, clinician_id: UUID) -> tuple[tuple[UUID, ...], tuple[UUID, ...]]:
     """Return the courses of a clinician's caseload, and their patients."""
     rows = await connection.rows(
-        sa.select(care_team.c.episode_id, care_team.c.patient_id).where(own(connection, care_team), care_team.c.clinician_id == clinician_id)
+        sa.select(care_team.c.episode_id, care_team.c.patient_id).where(
+            own(connection, care_team), care_team.c.clinician_id == clinician_id, listed(connection, care_team.c.patient_id)
+        )
     )
     return tuple(r["episode_id"] for r in rows), tuple({r["patient_id"] for r in rows})
 

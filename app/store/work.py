@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.store.database import Connection, Row
-from app.store.people import in_caseload, of_patient
+from app.store.people import in_caseload, listed, of_patient
 from app.store.rows import own, page
 from app.store.tables.inventory import relationship
 from app.store.tables.people import care_team, consent, episode, patient
@@ -164,7 +164,10 @@ async def page_alerts(
 ) -> list[Row]:
     """Return a page of alerts in the order of their opening: a key that never moves, so no page loses one."""
     query = sa.select(risk_alert).where(
-        own(connection, risk_alert), in_caseload(connection, clinician_id, episode_id=risk_alert.c.episode_id), *_conditions(risk_alert, filters)
+        own(connection, risk_alert),
+        in_caseload(connection, clinician_id, patient_id=risk_alert.c.patient_id, episode_id=risk_alert.c.episode_id),
+        listed(connection, risk_alert.c.patient_id, restricted=True),
+        *_conditions(risk_alert, filters),
     )
     return await page(connection, query, [risk_alert.c.opened_at, risk_alert.c.id], after, limit)
 
@@ -174,7 +177,10 @@ async def page_sessions(
 ) -> list[Row]:
     """Return a page of the caseload's sessions by id."""
     query = sa.select(session).where(
-        own(connection, session), in_caseload(connection, clinician_id, episode_id=session.c.episode_id), *_conditions(session, filters)
+        own(connection, session),
+        in_caseload(connection, clinician_id, patient_id=session.c.patient_id, episode_id=session.c.episode_id),
+        listed(connection, session.c.patient_id),
+        *_conditions(session, filters),
     )
     return await page(connection, query, [session.c.id], after, limit)
 
@@ -184,7 +190,7 @@ async def find_alert(connection: Connection, alert_id: UUID, clinician_id: UUID 
     query = sa.select(risk_alert).where(
         own(connection, risk_alert),
         risk_alert.c.id == alert_id,
-        in_caseload(connection, clinician_id, episode_id=risk_alert.c.episode_id),
+        in_caseload(connection, clinician_id, patient_id=risk_alert.c.patient_id, episode_id=risk_alert.c.episode_id),
     )
     return await connection.first(query)
 

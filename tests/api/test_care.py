@@ -23,7 +23,10 @@ def episode(partner):
 
 def test_a_patient_needs_no_name_and_has_none(partner):
     made = partner.add_patient(external_ref="emr-9", time_zone="Europe/Madrid")
-    assert set(made) == {"id", "version", "created_at", "updated_at", "external_ref", "birth_year", "sex", "locale", "time_zone", "merged_into"}
+    assert set(made) == {
+        *("id", "version", "created_at", "updated_at", "external_ref", "birth_year", "sex", "locale", "time_zone", "merged_into"),
+        *("restricted_because", "legal_hold"),
+    }
     assert UUID(made["id"]).version == 7
     assert partner.send("POST", "/v1/patients", {"name": "Ana"}).status_code == 422
 

@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from app import embedded
-from app.keys.cipher import create_key_file
+from app.keys.provider import create_key_file
 from app.launch import migrate
 from app.store.database import Database, OutcomeUnknown, Unsafe, check_durability, check_login
 from tests.conftest import Clock, Service, run_sql, settings_of

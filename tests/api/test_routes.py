@@ -5,6 +5,7 @@ from uuid import uuid4
 
 import pytest
 
+from app.actions.door import OUTCOMES
 from app.api.catalogue import PublicRoute
 from app.api.problems import every_problem
 from app.api.request import SCOPES, Route, scopes_of
@@ -89,8 +90,15 @@ BODIES = {
     "PATCH /v1/webhook-endpoints/{endpoint_id}": {"status": "paused"},
     "POST /v1/webhook-endpoints/{endpoint_id}/secret-rotation": {"overlap_seconds": 0},
     "POST /v1/webhook-endpoints/{endpoint_id}/resend": {"since": 0},
+    "PUT /v1/patients/{patient_id}/protection": {"restricted_because": None, "legal_hold": False},
+    "POST /v1/patients/{patient_id}/erasure": {"requested_by": "patient"},
+    "POST /v1/break-glass": {"patient_id": str(uuid4()), "reason": "The patient's cover cannot be reached."},
+    "POST /v1/break-glass/{break_glass_id}/review": {"finding": "justified", "reviewer": "idp|1"},
+    "POST /v1/clients": {"name": "another", "scopes": ["patients:read"]},
+    "POST /v1/clients/{client_name}/secrets": {"overlap_seconds": 0},
+    "POST /v1/clients/{client_name}/keys": {"jwk": {"kty": "EC"}},
 }
-BOTH_WAYS = {"import", "sync", "webhooks:write"}  # one scope for all that there is
+BOTH_WAYS = {"import", "sync", "webhooks:write", "clients:write", "emergency:use", "emergency:review"}  # one scope for all that there is
 QUERIES = {"GET /v1/sync/watermelon": "?tables=session", "GET /v1/episodes/{episode_id}/inventory/changes": "?from=2026-01-01T00:00:00Z"}
 CLINICIANS = (
     "/sync/conflicts",
@@ -110,7 +118,12 @@ BACKENDS = (
     "/duplicates",
     "/imports",
     "/couples",
-    "/exports",
+    "/export",
+    "/protection",
+    "/erasure",
+    "/break-glass",
+    "/access-report",
+    "/clients",
 )  # 403 for a clinician's token
 
 
@@ -207,7 +220,15 @@ def others_devices(other, episode):
     row_id = episode.add_relationship()["id"]
     first.push(mutation("relationship", "update", row_id, 1, confiding=1))
     kept = second.push(mutation("relationship", "update", row_id, 1, confiding=2))[0]
-    return {"device_id": first.id, "conflict_id": kept["conflict_id"]}
+    return {"device_id": first.id, "conflict_id": kept["conflict_id"], **others_trust(other, episode)}
+
+
+def others_trust(other, episode):
+    """An emergency access, and a client with a key, of the other partner."""
+    token = other.clinician_token(other.add_clinician()["id"])
+    opened = other.post("/v1/break-glass", {"patient_id": episode.patient_id, "reason": "On call, and nobody else can be reached."}, token=token)
+    other.post("/v1/clients", {"name": "theirs", "scopes": ["patients:read"]})
+    return {"break_glass_id": opened["id"], "client_name": "theirs", "kid": "none"}
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +320,7 @@ def test_filters_by_another_partners_ids_find_nothing(me, theirs):
 @pytest.mark.parametrize(("method", "path", "route"), CARE, ids=IDS)
 def test_a_token_without_the_scope_is_a_403_that_names_it(service, me, method, path, route):
     wanted = scopes_of(route)
-    token = me.new_token(grant_type="client_credentials", scope=" ".join(sorted(set(SCOPES) - wanted)))["access_token"]
+    token = me.new_token(grant_type="client_credentials", scope=" ".join(sorted(set(SCOPES) - OUTCOMES - wanted)))["access_token"]
     answer = me.send(method, filled(path, {"episode_id": me.episode.id}), {} if method != "GET" else None, token=token, **headers_for(method))
     assert answer.status_code == 403
     assert answer.json()["type"] == "/problems/scope-missing"
@@ -310,7 +331,7 @@ def test_a_token_without_the_scope_is_a_403_that_names_it(service, me, method, p
 def test_a_write_without_a_precondition_is_a_428_and_with_a_stale_one_a_412_or_404(me, method, path):
     where = filled(path, {"episode_id": me.episode.id, "patient_id": me.episode.patient_id, "task": "risk_assessed"})
     body = BODIES.get(f"{method} {path}", {}) if method != "DELETE" else None
-    token = me.token if path == "/v1/settings" or "/webhook-endpoints" in path else me.episode.token
+    token = me.token if path == "/v1/settings" or any(p in path for p in ("/webhook-endpoints", "/protection")) else me.episode.token
     assert me.send(method, where, body, token=token).status_code == 428, path
     for etag in ('"99.1"', '"1.99"', 'W/"1.1"', "x", '"1"'):
         assert me.send(method, where, body, token=token, If_Match=etag).status_code in {404, 412, 403}, path

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from uuid_utils.compat import uuid7
 
-from app.keys.cipher import read_key_ring
+from app.keys.provider import read_key_ring
 from app.store.database import Database
 from app.worker import escalate
 from tests.conftest import HOME, run_sql

@@ -4,7 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from app.keys.cipher import KeyMissing, KeyRing, create_key_file, place_of, read_key_ring
+from app.keys.cipher import KeyMissing, KeyRing, place_of
+from app.keys.provider import create_key_file, read_key_ring
 
 RING = KeyRing({1: b"k" * 32})
 PARTNER, PATIENT = uuid4(), uuid4()

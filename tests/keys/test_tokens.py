@@ -14,19 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jose import jws
 
-from app.keys.tokens import (
-    Caller,
-    KeyRefused,
-    TokenRefused,
-    checked_public_key,
-    claimed_client,
-    mint,
-    new_caller,
-    new_signing_key,
-    read_access_token,
-    read_assertion,
-    thumbprint,
-)
+from app.keys.jws import KeyRefused, TokenRefused, checked_public_key, thumbprint
+from app.keys.tokens import Caller, claimed_client, mint, new_caller, new_signing_key, read_access_token, read_assertion
 
 ISSUER = "https://ipt.example"
 KEY, OTHER = new_signing_key(datetime.now(UTC)), new_signing_key(datetime.now(UTC))

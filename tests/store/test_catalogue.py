@@ -12,7 +12,9 @@ from app.store.database import Database
 from app.store.tables.every import SHARED_TABLES, metadata
 
 POLICY = "(partner_id = (current_setting('app.partner_id'::text))::uuid)"
-INSERT_ONLY = {("audit_event", "insert_only", "{ipt_audit}", "a", None, "true")}  # the audit login writes many partners' rows in one statement
+INSERT_ONLY = {  # the audit login writes many partners' rows in one statement
+    (table, "insert_only", "{ipt_audit}", "a", None, "true") for table in ("audit_event", "audit_subject")
+}
 
 TABLES = """
     SELECT c.relname AS name, c.relrowsecurity AS rls, c.relforcerowsecurity AS forced, r.rolname AS owner, c.relkind::text AS kind
@@ -131,15 +133,16 @@ def test_roles_can_do_no_more_than_their_work(ask):
     )
     granted = {(r["grantee"], r["table_name"], r["privilege_type"]) for r in rights}
     assert not {g for g in granted if g[2] in {"TRUNCATE", "REFERENCES", "TRIGGER"}}
-    assert {(g[1], g[2]) for g in granted if g[0] == "ipt_audit"} == {("audit_event", "INSERT"), ("security_event", "INSERT")}
+    assert {(g[1], g[2]) for g in granted if g[0] == "ipt_audit"} == {(table, "INSERT") for table in ("audit_event", "audit_subject", "security_event")}
     assert {g[1] for g in granted if g[0] == "ipt_service" and g[2] == "DELETE"} == {
         "care_team",
+        "client_key",
         "webhook_endpoint",
         "webhook_secret",
         "webhook_position",
         "webhook_delivery",
     }
-    append_only = ("change", "audit_event", "consent", "classification", "phase_transition", "used_assertion")
+    append_only = ("change", "audit_event", "audit_subject", "audit_seal", "erasure", "consent", "classification", "phase_transition", "used_assertion")
     assert not {g for g in granted if g[0] == "ipt_service" and g[1] in append_only and g[2] in {"UPDATE", "DELETE"}}
 
 

@@ -129,6 +129,7 @@ def test_every_resource_that_can_be_changed_has_a_history():
     elsewhere = {  # told by the history of what they belong to
         "/v1/episodes/{episode_id}/phase/tasks/{task}": "/v1/episodes/{episode_id}/phase/tasks/history",
         "/v1/episodes/{episode_id}/assessment-requests/{request_id}/draft": "/v1/episodes/{episode_id}/assessment-requests/{request_id}/history",
+        "/v1/patients/{patient_id}/protection": "/v1/patients/{patient_id}/history",
     }
     changed = {p for m, p in routes if m in {"PUT", "PATCH"}}
     assert {p for p in changed if elsewhere.get(p, f"{p}/history") not in histories} == set()

@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from app.keys.cipher import read_key_ring
+from app.keys.provider import read_key_ring
 from app.store.database import Database, clock
 from app.worker import Deliveries
 

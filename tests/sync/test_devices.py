@@ -145,13 +145,13 @@ def test_the_token_says_who_acts_through_what_and_so_does_the_audit_trail(partne
 
 
 def test_a_patients_token_opens_no_route_that_is_not_meant_for_patients(partner):
-    from app.api.request import Route, is_for_patients  # noqa: PLC0415
+    from app.api.request import Route, declared  # noqa: PLC0415
     from app.main import ROUTERS  # noqa: PLC0415
 
     episode = partner.add_episode()
     token = partner.device_token(episode.patient_id, str(uuid4()), kind=PATIENT)
     routes = [(m, r) for module in ROUTERS for r in module.router.routes if isinstance(r, Route) for m in r.methods]
-    opened = {f"{m} {r.path_format}" for m, r in routes if is_for_patients(r)}
+    opened = {f"{m} {r.path_format}" for m, r in routes if declared(r)[0]}
     assert opened == {
         "POST /v1/episodes/{episode_id}/assessments",
         "GET /v1/episodes/{episode_id}/assessments",
@@ -177,7 +177,7 @@ def test_a_patients_token_opens_no_route_that_is_not_meant_for_patients(partner)
         "POST /v1/sync/watermelon",
     }
     for method, route in routes:
-        if not is_for_patients(route):
+        if not declared(route)[0]:
             path = route.path_format.replace("{episode_id}", episode.id).replace("{patient_id}", episode.patient_id)
             path = path if "{" not in path else path.split("{")[0] + str(uuid4()) + path.split("}")[-1] if path.count("{") == 1 else None
             if path is not None:

@@ -15,7 +15,7 @@ import sqlalchemy as sa
 import standardwebhooks
 
 from app.domain.webhooks import GIVE_UP_AFTER, STEPS, URGENT_STEPS, wait_before
-from app.keys.cipher import read_key_ring
+from app.keys.provider import read_key_ring
 from app.store.database import Database, clock
 from app.store.tables.webhooks import webhook_delivery
 from app.store.webhooks import claim, give_up_overdue, move_back, new_delivery, settle

@@ -2,7 +2,7 @@
 
 import sqlalchemy as sa
 
-from app.store.tables.frame import code, document, flag, kept, metadata, moment, partner_table, text
+from app.store.tables.frame import code, document, flag, kept, metadata, moment, partner_table, text, whole
 
 partner = sa.Table(
     "partner",
@@ -55,6 +55,8 @@ partner_setting = partner_table(
     text("secondary_responder", nullable=True),
     document("crisis_text"),
     flag("classifier_on"),
+    document("retention", nullable=True),
+    whole("consent_age", 10, 21, nullable=True),
     kept(),
     sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"]),
     key=(),
@@ -97,6 +99,15 @@ used_assertion = partner_table(
     text("jti"),
     moment("expires_at"),
     key=("client_name", "jti"),
+)
+
+used_proof = partner_table(
+    "used_proof",
+    text("thumbprint"),
+    text("jti"),
+    moment("expires_at"),
+    sa.Index(None, "partner_id", "expires_at"),
+    key=("thumbprint", "jti"),
 )
 
 idempotency_key = partner_table(

@@ -1,6 +1,20 @@
 """All tables, imported in one place so that the metadata is whole."""
 
-from app.store.tables import caseload, door, groups, inventory, people, record, sync, webhooks, work, workflow
+from app.store.tables import caseload, door, groups, inventory, people, protection, record, sync, webhooks, work, workflow
 from app.store.tables.frame import SHARED_TABLES, metadata
 
-__all__ = ["SHARED_TABLES", "caseload", "door", "groups", "inventory", "metadata", "people", "record", "sync", "webhooks", "work", "workflow"]
+__all__ = [
+    "SHARED_TABLES",
+    "caseload",
+    "door",
+    "groups",
+    "inventory",
+    "metadata",
+    "people",
+    "protection",
+    "record",
+    "sync",
+    "webhooks",
+    "work",
+    "workflow",
+]

@@ -4,19 +4,24 @@ import sqlalchemy as sa
 
 from app.domain.lifecycle import STATUSES
 from app.domain.people import CARE_ROLES, CONSENT_PURPOSES, FORMATS, SEXES
+from app.domain.protection import RESTRICTIONS
 from app.domain.protocol_faults import PHASES
 from app.store.tables.frame import code, day, document, flag, kept, maybe, moment, partner_table, points_to, sealed, text, whole
 
 patient = partner_table(
     "patient",
-    text("external_ref", nullable=True),
+    sa.Column("external_ref_bidx", sa.LargeBinary, nullable=True),
     whole("birth_year", 1900, 2100),
     code("sex", SEXES),
     text("locale"),
     text("time_zone"),
     points_to("merged_into"),
+    code("restricted_because", RESTRICTIONS, nullable=True),
+    flag("legal_hold"),
+    moment("erased_at", nullable=True),
+    sealed(),
     kept(),
-    sa.UniqueConstraint("partner_id", "external_ref"),
+    sa.UniqueConstraint("partner_id", "external_ref_bidx"),
     sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"]),
     sa.ForeignKeyConstraint(["partner_id", "merged_into"], ["patient.partner_id", "patient.id"], name="fk_patient_merged_into"),
     sa.CheckConstraint("merged_into <> id", name="not_into_itself"),

@@ -1,4 +1,4 @@
-"""The change feed and the audit trail: every write's change, every access's row."""
+"""The change feed and the audit trail: every write's change, every access's row, and the seals over those rows."""
 
 import sqlalchemy as sa
 
@@ -54,6 +54,29 @@ audit_event = partner_table(
     document("resources"),
     sa.Column("sealed_by", sa.BigInteger, nullable=True),
     points_to("device_id"),
+    points_to("break_glass_id"),
+    sa.Column("mac", sa.LargeBinary, nullable=True),
     sa.Index(None, "partner_id", "patient_id", "at"),
     sa.Index(None, "partner_id", "sealed_by", "at"),
+)
+
+audit_subject = partner_table(
+    "audit_subject",
+    sa.Column("patient_id", sa.Uuid, nullable=False),
+    sa.Column("event_id", sa.Uuid, nullable=False),
+    moment("at"),
+    key=("patient_id", "event_id"),
+)
+
+audit_seal = partner_table(
+    "audit_seal",
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("count", sa.Integer, nullable=False),
+    sa.Column("root", sa.LargeBinary, nullable=False),
+    sa.Column("previous", sa.LargeBinary, nullable=False),
+    moment("sealed_at"),
+    text("kid"),
+    text("signature"),
+    sa.ForeignKeyConstraint(["partner_id"], ["partner.partner_id"]),
+    key=("number",),
 )

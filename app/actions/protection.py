@@ -1,0 +1,198 @@
+"""What protects a patient: restriction and legal hold, erasure, emergency access with its review, retention."""
+
+from collections.abc import Sequence
+from datetime import date, timedelta
+from typing import Any
+from uuid import UUID
+
+from app.actions.people import TOKENS_DEAD_AFTER, check_backend
+from app.actions.records import Fields, Made, amend, create, remove, reveal
+from app.actions.visit import Visit, open_patient, public
+from app.domain.errors import Invalid, NotFound
+from app.domain.people import today_of
+from app.domain.protection import (
+    EMERGENCIES_A_DAY,
+    EMERGENCY_LASTS,
+    AlreadyInCareTeam,
+    EmergencyUsedUp,
+    Retention,
+    ReviewDone,
+    UnderLegalHold,
+    kept_until,
+)
+from app.store.database import Row
+from app.store.door import revoke
+from app.store.feed import Audience
+from app.store.people import find_patient, is_in_care_team
+from app.store.protection import (
+    blank_patient,
+    delete_rows_of,
+    destroy_key,
+    emergencies_since,
+    ended_before,
+    find_emergency,
+    hold_erasure,
+    page_emergencies,
+    shared_rows,
+)
+from app.store.rows import find_row, rows_of
+from app.store.tables.door import partner_setting
+from app.store.tables.people import care_team, patient
+from app.store.tables.protection import break_glass, erasure
+from app.store.tables.sync import device
+
+DAY = timedelta(days=1)
+
+
+class RetentionUnset(Invalid):
+    """The partner has not said how long records are kept: set `retention` in the settings."""
+
+
+async def read_protection(visit: Visit, patient_id: UUID) -> Row:
+    """Return a patient's row, with restriction and hold. Raises BackendOnly, NotFound."""
+    check_backend(visit)
+    row, key = await open_patient(visit, patient_id)
+    return reveal(key, patient, row)
+
+
+async def protect(visit: Visit, patient_id: UUID, values: dict[str, Any]) -> Row:
+    """Restrict processing (GDPR Art. 18) or lift that; put under a legal hold or lift it. Phones forget restricted charts, and get them back.
+
+    Raises BackendOnly, NotFound.
+    """
+    check_backend(visit)
+    row, key = await open_patient(visit, patient_id, lock=True)
+    visit.precondition.check(row["version"])
+    before, after = row["restricted_because"] is not None, values["restricted_because"] is not None
+    if before != after:
+        await _tell_phones(visit, patient_id, "revoke" if after else "grant")
+    return await amend(visit, patient, reveal(key, patient, row), Fields(values), key=key)
+
+
+async def _tell_phones(visit: Visit, patient_id: UUID, op: str) -> None:
+    """Let the devices of the care teams forget a patient's charts, or get them back."""
+    ties = await rows_of(visit.connection, care_team, patient_id=patient_id)
+    visit.journal.audiences += [Audience(op, t["clinician_id"], patient_id, t["episode_id"]) for t in ties]
+
+
+async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str) -> Made:
+    """Erase a person (GDPR Art. 17): every registration of theirs. The key is destroyed here and now, the rows by the worker within seconds.
+
+    From the COMMIT on nothing of the person can be read, by nobody. Raises BackendOnly, NotFound, UnderLegalHold.
+    """
+    check_backend(visit)
+    done = await find_row(visit.connection, erasure, patient_id=patient_id)
+    if done is not None:
+        return Made(public(done), new=False)
+    row, _ = await open_patient(visit, patient_id, lock=True)
+    root = row["merged_into"] or patient_id
+    same = sorted({root, *(r["id"] for r in await rows_of(visit.connection, patient, merged_into=root) if r["erased_at"] is None)})
+    rows = [(await open_patient(visit, one, lock=True))[0] for one in same]
+    if any(r["legal_hold"] for r in rows):
+        raise UnderLegalHold
+    made: dict[UUID, Made] = {}
+    for one in rows:
+        await _tell_phones(visit, one["id"], "revoke")
+        visit.journal.erased.append(one["id"])
+        await destroy_key(visit.connection, one["id"], visit.now)
+        await blank_patient(visit.connection, one["id"], one["version"] + 1, visit.now)
+        await revoke(visit.connection, "patient", str(one["id"]), visit.now, visit.now + TOKENS_DEAD_AFTER)
+        particulars = {"patient_id": one["id"], "requested_by": requested_by, "ordered_by": visit.actor, "key_destroyed_at": visit.now, "counts": {}}
+        made[one["id"]] = await create(visit, erasure, Fields(particulars))
+        del visit.patient_keys[one["id"]]
+    return made[patient_id]
+
+
+async def finish_erasure(visit: Visit, erasure_id: UUID) -> bool:
+    """Delete the rows of an erased patient and complete the certificate; False when another worker is at it, or has done it."""
+    row = await hold_erasure(visit.connection, erasure_id)
+    if row is None:
+        return False
+    patient_id = row["patient_id"]
+    visit.trace.patient_id = patient_id
+    shared = await shared_rows(visit.connection, patient_id)
+    for table, one in shared:
+        await remove(visit, table, public(one), None)
+    counts = await delete_rows_of(visit.connection, patient_id, [r["id"] for table, r in shared if table is device])
+    counts |= {table.name: sum(t is table for t, _ in shared) for table, _ in shared}
+    await amend(visit, erasure, public(row), Fields({"rows_erased_at": visit.now, "counts": counts}))
+    return True
+
+
+async def read_erasure(visit: Visit, patient_id: UUID) -> Row:
+    """Return the certificate of an erasure. Raises BackendOnly, NotFound."""
+    check_backend(visit)
+    row = await find_row(visit.connection, erasure, patient_id=patient_id)
+    if row is None:
+        raise NotFound
+    visit.trace.patient_id = patient_id
+    return public(row)
+
+
+async def open_in_emergency(visit: Visit, patient_id: UUID, reason: str) -> Made:
+    """Open a chart outside of the caseload for sixty minutes. Told at once, every access marked, reviewed afterwards.
+
+    Raises ClinicianOnly, NotFound, AlreadyInCareTeam, EmergencyUsedUp.
+    """
+    clinician_id = visit.clinician()
+    row = await find_patient(visit.connection, patient_id, None, lock=True)
+    if row is None:
+        raise NotFound
+    if await is_in_care_team(visit.connection, clinician_id, patient_id):
+        raise AlreadyInCareTeam
+    if await emergencies_since(visit.connection, clinician_id, visit.now - DAY) >= EMERGENCIES_A_DAY:
+        raise EmergencyUsedUp
+    clear = {"patient_id": patient_id, "clinician_id": clinician_id, "client_id": visit.caller.client_id, "expires_at": visit.now + EMERGENCY_LASTS}
+    fields = Fields({**clear, "status": "awaiting_review"}, {"reason": reason, "review_note": None})
+    made = await create(visit, break_glass, fields, key=visit.key_of(row))
+    visit.trace.break_glass_id = made.row["id"]
+    return made
+
+
+async def list_emergencies(visit: Visit, filters: dict[str, Any], after: Sequence[Any] | None, limit: int) -> list[Row]:
+    """Return a page of emergency accesses. Raises BackendOnly."""
+    check_backend(visit)
+    rows = await page_emergencies(visit.connection, filters, after, limit)
+    return [reveal(visit.key_of(r), break_glass, r) for r in rows]
+
+
+async def review_emergency(visit: Visit, break_glass_id: UUID, finding: str, reviewer: str, note: str | None) -> Row:
+    """Say whether an emergency access was justified. Raises BackendOnly, NotFound, ReviewDone."""
+    check_backend(visit)
+    row = await find_emergency(visit.connection, break_glass_id)
+    if row is None:
+        raise NotFound
+    if row["status"] == "reviewed":
+        raise ReviewDone
+    key = visit.key_of(row)
+    clear = {"status": "reviewed", "finding": finding, "reviewed_by": reviewer, "reviewed_at": visit.now}
+    return await amend(visit, break_glass, reveal(key, break_glass, row), Fields(clear, {"review_note": note}), key=key)
+
+
+async def retention_due(visit: Visit, after: UUID | None, limit: int, *, only_when_on: bool = False) -> list[dict[str, Any]]:
+    """Return patients whose record need not be kept any longer, by id; nothing is changed. Raises BackendOnly, RetentionUnset."""
+    check_backend(visit)
+    settings = await find_row(visit.connection, partner_setting)
+    if settings is None or settings["retention"] is None:
+        raise RetentionUnset
+    policy = Retention(**settings["retention"])
+    if only_when_on and not policy.erase:
+        raise RetentionUnset
+    today = visit.now.date()
+    due: list[dict[str, Any]] = []
+    while len(due) <= limit:
+        rows = await ended_before(visit.connection, _newest_end(policy, today), after, limit + 1)
+        for row in rows:
+            ended_on = today_of(row["time_zone"], row["ended_at"])
+            last = kept_until(policy, ended_on, row["birth_year"])
+            if last < today:
+                due.append({"patient_id": row["id"], "ended_on": ended_on, "kept_until": last, "legal_hold": row["legal_hold"]})
+        if len(rows) <= limit:
+            break
+        after = rows[-1]["id"]
+    return due
+
+
+def _newest_end(policy: Retention, today: date) -> date:
+    """Return a day before which the last course has ended, whoever the patient is."""
+    return date(today.year - policy.years, today.month, min(today.day, 28)) + timedelta(days=4)

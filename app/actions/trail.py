@@ -1,0 +1,82 @@
+"""The audit trail: read by the partner, sealed by the worker so that the partner can check it alone."""
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from app.actions.visit import Visit
+from app.domain.audit import FIRST_PREVIOUS, FORGED, AuditForClients, event_of, hash_of_seal, leaf_of, seal_claims
+from app.domain.errors import NotFound
+from app.keys.cipher import KeyRing
+from app.keys.tokens import SigningKey, sign_seal
+from app.store.audit import is_ours
+from app.store.database import Connection, Row
+from app.store.idempotency import hold_for_transaction
+from app.store.people import same_person
+from app.store.trail import accesses_by_person, add_seal, all_public_keys, mark_sealed, newest_seal, page_audit_events, page_seals, unsealed
+
+
+def check_client(visit: Visit) -> None:
+    """Raise AuditForClients for a token that acts for a person."""
+    if visit.caller.person is not None:
+        raise AuditForClients
+
+
+async def read_audit_events(visit: Visit, filters: dict[str, Any], after: Sequence[Any] | None, limit: int) -> list[Row]:
+    """Return a page of audit events in the spelling that is sealed, each with its seal. Raises AuditForClients."""
+    check_client(visit)
+    rows = await page_audit_events(visit.connection, filters, after, limit)
+    return [{**event_of(r), "seal": r["sealed_by"] if r["sealed_by"] != FORGED else None, "forged": r["sealed_by"] == FORGED} for r in rows]
+
+
+async def read_seals(visit: Visit, after: Sequence[Any] | None, limit: int) -> list[Row]:
+    """Return a page of seals. Raises AuditForClients."""
+    check_client(visit)
+    rows = await page_seals(visit.connection, after, limit)
+    return [{**r, "root": r["root"].hex(), "previous": r["previous"].hex()} for r in rows]
+
+
+async def read_seal_keys(visit: Visit) -> list[dict[str, str]]:
+    """Return the public keys that have ever signed seals. Raises AuditForClients."""
+    check_client(visit)
+    return await all_public_keys(visit.connection)
+
+
+async def read_accesses(visit: Visit, patient_id: UUID) -> list[Row]:
+    """Return who read and who wrote of a person, by every registration; also after their erasure. Raises AuditForClients, NotFound."""
+    check_client(visit)
+    same = await same_person(visit.connection, patient_id)
+    if not same:
+        raise NotFound
+    visit.trace.patient_id = patient_id
+    return await accesses_by_person(visit.connection, same)
+
+
+def newest_signing(keys: Iterable[SigningKey], now: datetime) -> SigningKey | None:
+    """Return the key that signs now: the newest whose time has come."""
+    return next((k for k in sorted(keys, key=lambda k: k.signs_from, reverse=True) if k.signs_from <= now), None)
+
+
+async def seal_trail(connection: Connection, keys: KeyRing, signing: SigningKey, now: datetime) -> tuple[int, int]:
+    """Seal what is committed and not sealed yet: a Merkle root, chained and signed. Return how many events it covers, and how many were forged.
+
+    An event without the service's code was put there by somebody else: it is marked, never sealed. (The first seal takes events
+    from before there were codes.) Partners are sealed one worker at a time. The order of commits does not matter.
+    """
+    await hold_for_transaction(connection, f"seal|{connection.partner_id}")
+    rows = await unsealed(connection)
+    if not rows:
+        return 0, 0
+    last = await newest_seal(connection)
+    ours = [r for r in rows if is_ours(keys, r) or (last is None and r["mac"] is None)]
+    forged = [r["id"] for r in rows if r not in ours]
+    if forged:
+        await mark_sealed(connection, forged, FORGED)
+    if ours:
+        number = 1 if last is None else last["number"] + 1
+        previous = FIRST_PREVIOUS if last is None else hash_of_seal(last["signature"])
+        claims = seal_claims(connection.partner_id, number, [leaf_of(event_of(r)) for r in sorted(ours, key=lambda r: str(r["id"]))], previous, now)
+        await add_seal(connection, claims, now, signing.kid, sign_seal(signing, claims))
+        await mark_sealed(connection, [r["id"] for r in ours], number)
+    return len(ours), len(forged)

@@ -1,0 +1,153 @@
+"""Where the key-encryption keys come from: a file, the environment, or a command that asks a key management service.
+
+All three give the same JSON: `{"keys": {"1": "<base64 of 32 bytes>", ...}, "derivation": "<base64 of 32 bytes>"}`. The newest
+version wraps, every one still unwraps; `derivation` is what keys for single purposes are derived from, and stays when the others rotate.
+"""
+
+import base64
+import json
+import os
+import shlex
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from app.keys.cipher import KEY_BYTES, KeyMissing, KeyRing
+
+COMMAND_SECONDS = 30
+
+
+class KeyProvider(Protocol):
+    """Gives the keys as JSON text. Raises KeyMissing with a sentence."""
+
+    def read(self) -> str:
+        """Return the keys as they are now."""
+
+
+class KeyFile:
+    """Keys in a file of mode 0600."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> str:
+        """Read the file."""
+        try:
+            return self.path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            message = f"There is no key file at {self.path}. Make one with `ipt key init`, or name yours in IPT_KEYS_FILE."
+            raise KeyMissing(message) from None
+        except (OSError, ValueError) as error:
+            message = f"The key file {self.path} cannot be read: {type(error).__name__}."
+            raise KeyMissing(message) from None
+
+
+class KeysGiven:
+    """Keys handed over as text (the environment)."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def read(self) -> str:
+        """Return what was given."""
+        return self._text
+
+
+class KeyCommand:
+    """Keys printed by a command, so that any key management service can unwrap them: `aws kms decrypt ...`, `vault read ...`."""
+
+    def __init__(self, command: str) -> None:
+        self._command = shlex.split(command)
+
+    def read(self) -> str:
+        """Run the command; what it prints is never logged."""
+        try:
+            done = subprocess.run(self._command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=True)  # noqa: S603 - the operator's own
+        except (OSError, subprocess.SubprocessError) as error:
+            message = f"The key command {self._command[0]} failed: {type(error).__name__}."
+            raise KeyMissing(message) from None
+        return done.stdout
+
+
+def read_keys(provider: KeyProvider) -> KeyRing:
+    """Return the ring of keys; it reads them again when it meets a version that it does not know. Raises KeyMissing."""
+    return KeyRing(*parsed(provider.read()), reread=lambda: parsed(provider.read()))
+
+
+def read_key_ring(path: Path) -> KeyRing:
+    """Return the ring of a key file. Raises KeyMissing."""
+    return read_keys(KeyFile(path))
+
+
+def parsed(text: str) -> tuple[dict[int, bytes], bytes]:
+    """Parse the JSON of the keys. Raises KeyMissing with a sentence that shows nothing of it."""
+    try:
+        stored = json.loads(text)
+        keys = {int(v): base64.b64decode(k, validate=True) for v, k in stored["keys"].items()}
+        derivation = base64.b64decode(stored["derivation"], validate=True) if "derivation" in stored else keys[min(keys)]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = f"The keys cannot be read: {type(error).__name__}."
+        raise KeyMissing(message) from None
+    return keys, derivation
+
+
+def create_key_file(path: Path) -> bool:
+    """Make a key file of mode 0600 with fresh keys; False when it is there already. It is never overwritten."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return False
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        _write(file, {"keys": {"1": _fresh()}, "derivation": _fresh()})
+    return True
+
+
+def add_key(path: Path) -> int:
+    """Add a key of the next version, which wraps from now on, and return that version. Raises KeyMissing."""
+
+    def change(stored: dict[str, Any], keys: Mapping[int, bytes], derivation: bytes) -> int:
+        version = max(keys) + 1
+        stored["keys"][str(version)] = _fresh()
+        stored["derivation"] = base64.b64encode(derivation).decode()
+        return version
+
+    return _changed(path, change)
+
+
+def drop_key(path: Path, version: int) -> None:
+    """Take an old key out of the file. Whoever calls has made sure that nothing is sealed under it. Raises KeyMissing."""
+
+    def change(stored: dict[str, Any], keys: Mapping[int, bytes], _: bytes) -> int:
+        if version not in keys or version == max(keys):
+            message = f"Version {version} is not an older key of this file."
+            raise KeyMissing(message)
+        del stored["keys"][str(version)]
+        return version
+
+    _changed(path, change)
+
+
+def _changed(path: Path, change: Callable[[dict[str, Any], Mapping[int, bytes], bytes], int]) -> int:
+    """Write the file anew beside itself and move it into place: a killed process leaves the old one or the new one, whole."""
+    text = KeyFile(path).read()
+    keys, derivation = parsed(text)
+    stored = json.loads(text)
+    version = change(stored, keys, derivation)
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
+    with os.fdopen(handle, "w", encoding="utf-8") as file:
+        _write(file, stored)
+    Path(beside).replace(path)
+    return version
+
+
+def _write(file: Any, stored: dict[str, Any]) -> None:
+    json.dump(stored, file)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _fresh() -> str:
+    return base64.b64encode(os.urandom(KEY_BYTES)).decode()

@@ -1,0 +1,163 @@
+"""What keeps the house in order, partner by partner: what expired goes, erasures end, the audit trail is sealed, keys are re-wrapped.
+
+Every job is safe to kill and to run beside itself: it works in batches, each of them one transaction.
+"""
+
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import sqlalchemy as sa
+import structlog
+
+from app.actions.door import signing_pairs
+from app.actions.protection import RetentionUnset, finish_erasure, order_erasure, retention_due
+from app.actions.trail import newest_signing, seal_trail
+from app.actions.visit import Visit
+from app.domain.protection import CARE, RIGHTS
+from app.keys.cipher import KeyRing
+from app.keys.tokens import new_caller
+from app.store.audit import Access, insert_access
+from app.store.database import Connection, Database
+from app.store.door import partners, signing_keys
+from app.store.feed import compact, stamp
+from app.store.protection import erasures_to_do
+from app.store.sync import clear_ledger
+from app.store.tables.door import idempotency_key, revocation, used_assertion, used_proof
+from app.store.webhooks import clear_deliveries, give_up_overdue
+from app.store.wrapping import rewrap_partner, rewrap_signing_keys
+
+TOMBSTONES_KEPT = timedelta(days=400)
+DELIVERIES_KEPT = timedelta(days=30)
+RETIRED_AT_ONCE = 100
+NAME = "worker"
+log = structlog.get_logger("ipt.upkeep")
+
+
+async def known_partners(database: Database) -> list[UUID]:
+    """Return the partners' ids."""
+    async with database.transaction(None) as connection:
+        return [row["partner_id"] for row in await partners(connection)]
+
+
+def worker_visit(connection: Connection, ring: KeyRing, partner_id: UUID, now: datetime, use: str = CARE) -> Visit:
+    """Return the worker's own visit to a partner."""
+    return Visit(connection, new_caller(partner_id, f"{partner_id}.{NAME}", (), int(now.timestamp())), now, ring, use=use)
+
+
+def worker_access(visit: Visit, route: str) -> Access:
+    """Return the audit row of what the worker did."""
+    return Access(
+        partner_id=visit.caller.partner_id,
+        at=visit.now,
+        client_id=visit.caller.client_id,
+        person=None,
+        action="execute",
+        route=route,
+        outcome=200,
+        reason=None,
+        request_id=NAME,
+        patient_id=visit.trace.patient_id,
+        episode_id=visit.trace.episode_id,
+        resources=visit.trace.resources,
+    )
+
+
+async def clear_expired(database: Database, now: datetime) -> int:
+    """Delete kept answers after 72 hours, used assertions and proofs after their time, revocations of tokens that are dead, old deliveries."""
+    async with database.transaction(None) as connection:
+        cleared = await connection.run(sa.delete(revocation).where(revocation.c.expires_at < now))
+        await connection.commit()
+    for partner_id in await known_partners(database):
+        async with database.transaction(partner_id) as connection:
+            for table in (idempotency_key, used_assertion, used_proof):
+                own = (table.c.partner_id == partner_id, table.c.expires_at < now)
+                cleared += await connection.run(sa.delete(table).where(*own))
+            cleared += await give_up_overdue(connection, now) + await clear_deliveries(connection, now - DELIVERIES_KEPT)
+            await connection.commit()
+    return cleared
+
+
+async def compact_feeds(database: Database, now: datetime) -> int:
+    """Drop from each feed what no replica needs any more, and from the ledger what no device sends again; return how many rows went."""
+    before = now - TOMBSTONES_KEPT
+    gone = 0
+    for partner_id in await known_partners(database):
+        async with database.transaction(partner_id) as connection:
+            gone += await compact(connection, before, now)
+            gone += await clear_ledger(connection, before)
+            await connection.commit()
+    return gone
+
+
+async def erase_rows(database: Database, ring: KeyRing, now: datetime) -> int:
+    """Delete the rows of patients whose keys were destroyed, and complete their certificates; return how many patients."""
+    done = 0
+    for partner_id in await known_partners(database):
+        async with database.transaction(partner_id) as connection:
+            waiting = await erasures_to_do(connection)
+        for row in waiting:
+            async with database.transaction(partner_id) as connection:
+                visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
+                if await finish_erasure(visit, row["id"]):
+                    await _commit(visit, "worker erase_rows")
+                    done += 1
+    return done
+
+
+async def _commit(visit: Visit, route: str) -> None:
+    await insert_access(visit.connection, worker_access(visit, route), visit.keys)
+    await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
+    await visit.connection.commit()
+
+
+async def seal_trails(database: Database, ring: KeyRing, now: datetime) -> int:
+    """Seal what each partner's audit trail holds and no seal covers; return how many events. Forged ones are told in the log."""
+    async with database.transaction(None) as connection:
+        rows = await signing_keys(connection, now)
+    signing = newest_signing(signing_pairs(rows, ring), now)
+    if signing is None:
+        return 0
+    number = 0
+    for partner_id in await known_partners(database):
+        async with database.transaction(partner_id) as connection:
+            sealed, forged = await seal_trail(connection, ring, signing, now)
+            await connection.commit()
+        number += sealed
+        if forged:
+            log.error("audit_forged", partner_id=str(partner_id), number=forged)
+    return number
+
+
+async def rewrap_keys(database: Database, ring: KeyRing) -> int:
+    """Wrap with the newest key-encryption key what an older one still wraps, a batch for each partner; return how many. Goes on until none is left."""
+    ring.refresh()
+    number = 0
+    async with database.transaction(None) as connection:
+        number += await rewrap_signing_keys(connection, ring)
+        await connection.commit()
+    for partner_id in await known_partners(database):
+        async with database.transaction(partner_id) as connection:
+            number += await rewrap_partner(connection, ring)
+            await connection.commit()
+    return number
+
+
+async def retire_records(database: Database, ring: KeyRing, now: datetime) -> int:
+    """Erase what is due, for partners who have asked for that; return how many patients. A legal hold keeps its record."""
+    number = 0
+    for partner_id in await known_partners(database):
+        async with database.transaction(partner_id) as connection:
+            visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
+            try:
+                due = await retention_due(visit, None, RETIRED_AT_ONCE, only_when_on=True)
+            except RetentionUnset:
+                continue
+        for row in due:
+            if row["legal_hold"]:
+                continue
+            async with database.transaction(partner_id) as connection:
+                visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
+                await order_erasure(visit, row["patient_id"], "retention")
+                await _commit(visit, "worker retire_records")
+            number += 1
+    return number
