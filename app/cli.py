@@ -24,12 +24,13 @@ from app.actions.door import CLIENT_NAME, ClientRefused
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.binaries import EmbeddedPostgresError
+from app.cli_trust import add_key_commands, audit_app
 from app.config import Settings
 from app.domain.errors import Refusal
 from app.keys.cipher import KeyMissing
 from app.keys.jws import KeyRefused
 from app.keys.provider import create_key_file, read_keys
-from app.launch import database_for, owner_of, share_with_processes, worker_beside
+from app.launch import database_for, owner_of, run_as_owner, share_with_processes, worker_beside
 from app.launch import migrate as migrate_database
 from app.main import create_app, key_provider
 from app.store.database import Database, DatabaseAway, Unsafe
@@ -45,6 +46,8 @@ app.add_typer(partner_app, name="partner")
 app.add_typer(client_app, name="client")
 client_app.add_typer(client_key_app, name="key")
 app.add_typer(key_app, name="key")
+add_key_commands(key_app)
+app.add_typer(audit_app, name="audit")
 console = Console(highlight=False, soft_wrap=True)
 
 
@@ -154,16 +157,8 @@ def openapi() -> None:
 
 def _as_owner(job: Callable[[Database, Settings], Coroutine[Any, Any, Any]]) -> Any:
     """Run a job as the owner of the schema, on the given, running or started database."""
-
-    async def done(ready: Settings) -> Any:
-        database = owner_of(ready)
-        try:
-            return await job(database, ready)
-        finally:
-            await database.close()
-
     with database_for(Settings(), attach=True) as ready:
-        return asyncio.run(done(ready))
+        return run_as_owner(ready, job)
 
 
 @partner_app.command("add")

@@ -4,9 +4,10 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
@@ -85,6 +86,19 @@ def owner_of(settings: Settings) -> Database:
         message = "No database."
         raise ValueError(message)
     return Database(url, "ipt_owner", pool_size=1)
+
+
+def run_as_owner(settings: Settings, job: Callable[[Database, Settings], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a job as the owner of the schema, and close the database again."""
+
+    async def done() -> Any:
+        database = owner_of(settings)
+        try:
+            return await job(database, settings)
+        finally:
+            await database.close()
+
+    return asyncio.run(done())
 
 
 @contextmanager

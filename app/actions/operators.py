@@ -28,7 +28,7 @@ from app.store.door import (
     revoke,
     signing_keys,
 )
-from app.store.wrapping import signing_place
+from app.store.wrapping import signing_keys_by_version, signing_place, wrapped_by_version
 
 SHORTEST_OVERLAP = timedelta(seconds=10)  # every process polls the keys within five seconds
 KEPT_AFTER = timedelta(seconds=2 * ACCESS_TOKEN_SECONDS)
@@ -121,3 +121,15 @@ async def ensure_signing_key(database: Database, ring: KeyRing, now: datetime) -
         there = await signing_keys(connection, now)
     if not there:
         await rotate_signing_key(database, ring, timedelta(0), now)
+
+
+async def wrapped_under(database: Database) -> dict[int, int]:
+    """Return how much each version of the key-encryption key wraps, over all partners."""
+    async with database.transaction(None) as connection:
+        found = await signing_keys_by_version(connection)
+        known = await partners(connection)
+    for row in known:
+        async with database.transaction(row["partner_id"]) as connection:
+            for version, number in (await wrapped_by_version(connection)).items():
+                found[version] = found.get(version, 0) + number
+    return found

@@ -114,7 +114,7 @@ async def finish_erasure(visit: Visit, erasure_id: UUID) -> bool:
     for table, one in shared:
         await remove(visit, table, public(one), None)
     counts = await delete_rows_of(visit.connection, patient_id, [r["id"] for table, r in shared if table is device])
-    counts |= {table.name: sum(t is table for t, _ in shared) for table, _ in shared}
+    counts |= {str(table.name): sum(t is table for t, _ in shared) for table, _ in shared}
     await amend(visit, erasure, public(row), Fields({"rows_erased_at": visit.now, "counts": counts}))
     return True
 

@@ -116,7 +116,7 @@ async def delete_rows_of(connection: Connection, patient_id: UUID, device_ids: S
         counts[table.name] = counts.get(table.name, 0) + gone
     states = (own(connection, change), change.c.patient_id == patient_id, change.c.state.is_not(None), change.c.entity != "erasure")
     counts["change"] = await connection.run(sa.update(change).where(*states).values(state=None))
-    return {name: number for name, number in sorted(counts.items()) if number}
+    return {str(name): number for name, number in sorted(counts.items()) if number}
 
 
 async def _forget_answers(connection: Connection, patient_id: UUID) -> int:

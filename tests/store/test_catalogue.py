@@ -133,7 +133,9 @@ def test_roles_can_do_no_more_than_their_work(ask):
     )
     granted = {(r["grantee"], r["table_name"], r["privilege_type"]) for r in rights}
     assert not {g for g in granted if g[2] in {"TRUNCATE", "REFERENCES", "TRIGGER"}}
-    assert {(g[1], g[2]) for g in granted if g[0] == "ipt_audit"} == {(table, "INSERT") for table in ("audit_event", "audit_subject", "security_event")}
+    assert {(g[1], g[2]) for g in granted if g[0] == "ipt_audit"} == {
+        (table, "INSERT") for table in ("audit_event", "audit_subject", "security_event")
+    }
     assert {g[1] for g in granted if g[0] == "ipt_service" and g[2] == "DELETE"} == {
         "care_team",
         "client_key",
@@ -142,7 +144,17 @@ def test_roles_can_do_no_more_than_their_work(ask):
         "webhook_position",
         "webhook_delivery",
     }
-    append_only = ("change", "audit_event", "audit_subject", "audit_seal", "erasure", "consent", "classification", "phase_transition", "used_assertion")
+    append_only = (
+        "change",
+        "audit_event",
+        "audit_subject",
+        "audit_seal",
+        "erasure",
+        "consent",
+        "classification",
+        "phase_transition",
+        "used_assertion",
+    )
     assert not {g for g in granted if g[0] == "ipt_service" and g[1] in append_only and g[2] in {"UPDATE", "DELETE"}}
 
 

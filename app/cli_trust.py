@@ -1,0 +1,153 @@
+"""Commands of trust: rotating the key-encryption keys, and checking the audit trail alone, as a partner does."""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+from rich.console import Console
+
+from app.actions.operators import wrapped_under
+from app.config import Settings
+from app.domain.audit import FIRST_PREVIOUS, Fault, check_seal, hash_of_seal
+from app.keys.jws import TokenRefused
+from app.keys.provider import KeyFile, add_key, drop_key, parsed
+from app.keys.tokens import read_seal
+from app.launch import database_for, run_as_owner
+
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
+PAGE = 1000
+
+
+def add_key_commands(key_app: typer.Typer) -> None:
+    """Add the commands that rotate key-encryption keys."""
+    key_app.command("add")(key_add)
+    key_app.command("status")(key_status)
+    key_app.command("drop")(key_drop)
+
+
+def key_add() -> None:
+    """Add a key-encryption key to the key file. It wraps from now on; the worker re-wraps what older ones wrap. Copy the file apart again."""
+    path = Settings().keys_path
+    console.print(f"Version {add_key(path)} is in {path}. Other processes read it when they meet it; keep a copy apart.")
+
+
+def key_status() -> None:
+    """Tell how much each version of the key-encryption key still wraps."""
+    found = _wrapped()
+    for version in sorted(parsed(KeyFile(Settings().keys_path).read())[0]):
+        console.print(f"version {version:4}  {found.get(version, 0)} wrapped")
+
+
+def key_drop(version: int) -> None:
+    """Take an old key-encryption key out of the key file, once nothing is wrapped under it."""
+    left = _wrapped().get(version, 0)
+    if left:
+        _stop(f"Version {version} still wraps {left}: let the worker finish. (Kept answers go after 72 hours.)")
+    drop_key(Settings().keys_path, version)
+    console.print(f"Version {version} is gone.")
+
+
+def _wrapped() -> dict[int, int]:
+    with database_for(Settings(), attach=True) as ready:
+        found: dict[int, int] = run_as_owner(ready, lambda database, _: wrapped_under(database))
+    return found
+
+
+@dataclass(slots=True)
+class Checked:
+    """What a check of the trail found."""
+
+    seals: int = 0
+    events: int = 0
+    newest: dict[str, Any] | None = None
+    fault: Fault | None = None
+
+
+@audit_app.command("verify")
+def audit_verify(
+    url: Annotated[str | None, typer.Option(help="The service; default: that of the sandbox")] = None,
+    kept: Annotated[Path, typer.Option(help="File that keeps the newest seal seen: with it nobody can cut the trail short unseen")] = Path(
+        "audit-seal.json"
+    ),
+) -> None:
+    """Fetch your seals and events and check all of it: hashes, chain, signatures. Credentials: IPT_CLIENT_ID and IPT_CLIENT_SECRET (audit:read)."""
+    address, client_id, secret = _credentials(url)
+    with httpx.Client(base_url=address, timeout=30) as http:
+        answer = http.post("/oauth/token", data={"grant_type": "client_credentials", "scope": "audit:read"}, auth=(client_id, secret))
+        if answer.status_code != httpx.codes.OK:
+            _stop(f"No token: {answer.text}")
+        http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
+        known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
+        found = verify(http, client_id.partition(".")[0], known)
+    if found.fault is not None:
+        _stop(f"Seal {found.fault.number}: {found.fault.what}.")
+    if found.newest is not None:
+        kept.write_text(json.dumps(found.newest), encoding="utf-8")
+    console.print(f"{found.seals} seals over {found.events} events hold. The newest is kept in {kept}.")
+
+
+def verify(http: httpx.Client, partner_id: str, known: dict[str, Any] | None) -> Checked:
+    """Check a partner's whole trail over HTTP, against the newest seal that the partner kept. Returns the first fault, if any."""
+    keys = {k["kid"]: k for k in _got(http, "/v1/audit/keys")["keys"]}
+    checked, previous = Checked(), FIRST_PREVIOUS
+    for seal in _pages(http, "/v1/audit/seals"):
+        number = checked.seals + 1
+        try:
+            said = read_seal(seal["signature"], keys)
+        except TokenRefused:
+            checked.fault = Fault(number, "its signature does not hold")
+            return checked
+        events = list(_pages(http, f"/v1/audit-events?seal={seal['number']}"))
+        checked.fault = check_seal(said, seal, events, previous, number)
+        if checked.fault is None and said["partner"] != partner_id:
+            checked.fault = Fault(number, "it is another partner's")
+        if checked.fault is None and known is not None and known["number"] == number and known["signature"] != seal["signature"]:
+            checked.fault = Fault(number, "it is not the seal that you kept")
+        if checked.fault is not None:
+            return checked
+        checked.seals, checked.events, checked.newest = number, checked.events + len(events), seal
+        previous = hash_of_seal(seal["signature"])
+    if known is not None and known["number"] > checked.seals:
+        checked.fault = Fault(known["number"], "you kept this seal, and it is not there any more: the trail was cut short")
+    return checked
+
+
+def _pages(http: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
+    joined = "&" if "?" in path else "?"
+    page = _got(http, f"{path}{joined}limit={PAGE}")
+    while True:
+        yield from page["items"]
+        if page["next"] is None:
+            return
+        page = _got(http, f"{path}{joined}limit={PAGE}&cursor={page['next']}")
+
+
+def _got(http: httpx.Client, path: str) -> dict[str, Any]:
+    answer = http.get(path)
+    if answer.status_code != httpx.codes.OK:
+        _stop(f"{path}: {answer.status_code} {answer.text}")
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def _credentials(url: str | None) -> tuple[str, str, str]:
+    client_id, secret = os.environ.get("IPT_CLIENT_ID"), os.environ.get("IPT_CLIENT_SECRET")
+    sandbox = Settings().home / "sandbox.json"
+    if url is None or client_id is None or secret is None:
+        if not sandbox.exists():
+            _stop("Name the service with --url and set IPT_CLIENT_ID and IPT_CLIENT_SECRET.")
+        stored = json.loads(sandbox.read_text(encoding="utf-8"))
+        return url or stored["base_url"], client_id or stored["client_id"], secret or stored["client_secret"]
+    return url, client_id, secret
+
+
+def _stop(sentence: str) -> Any:
+    errors.print(sentence, markup=False)
+    raise typer.Exit(1)
