@@ -26,7 +26,10 @@ def planted_course(partner):
     words = iter(PLANTED)
     patient = partner.add_patient(external_ref=next(words))
     episode = partner.add_episode(patient=patient)
-    partner.post(f"/v1/patients/{patient['id']}/consents", {"purpose": "treatment", "given": True, "wording": "v1", "decided_at": now(days=90), "note": next(words)})
+    partner.post(
+        f"/v1/patients/{patient['id']}/consents",
+        {"purpose": "treatment", "given": True, "wording": "v1", "decided_at": now(days=90), "note": next(words)},
+    )
     person = episode.add_relationship(label=next(words), satisfying=next(words))
     episode.add_event(supports_lost=next(words))
     partner.post(f"{episode.path}/problems", {"text": next(words)})
@@ -65,7 +68,7 @@ def rows_holding(database_url, partner_id, word):
 
 
 def test_after_an_erasure_nothing_is_left_anywhere(partner, service, upkept, database_url, capfd):
-    episode, phone, doctor = planted_course(partner)
+    episode, _, doctor = planted_course(partner)
     patient = f"/v1/patients/{episode.patient_id}"
     doctor.pull()
     assert doctor.rows
@@ -108,7 +111,9 @@ def test_the_rows_of_an_erased_patient_are_gone_from_every_table_but_those_that_
                     column = "id" if table.name == "patient" else "patient_id"
                     query = sa.text(f"SELECT count(*) FROM {table.name} WHERE {column} = ANY(:ids)")
                     found[table.name] = (await connection.execute(query, {"ids": [UUID(i) for i in ids]})).scalar()
-            devices = (await connection.execute(sa.text("SELECT count(*) FROM device WHERE person_id = ANY(:ids)"), {"ids": [UUID(i) for i in ids]})).scalar()
+            devices = (
+                await connection.execute(sa.text("SELECT count(*) FROM device WHERE person_id = ANY(:ids)"), {"ids": [UUID(i) for i in ids]})
+            ).scalar()
         await engine.dispose()
         return {n for n, count in found.items() if count}, devices
 
@@ -151,7 +156,9 @@ def test_a_repeated_erasure_returns_the_certificate_and_a_kept_answer_is_not_los
 
 def test_an_erased_patients_tokens_die_and_none_is_made_again(partner, service):
     episode = partner.add_episode()
-    token = partner.new_token(grant_type="urn:ietf:params:oauth:grant-type:token-exchange", subject_token=episode.patient_id, subject_token_type=PATIENT)
+    token = partner.new_token(
+        grant_type="urn:ietf:params:oauth:grant-type:token-exchange", subject_token=episode.patient_id, subject_token_type=PATIENT
+    )
     partner.post(f"/v1/patients/{episode.patient_id}/erasure", {"requested_by": "patient"})
     refused = partner.ask_token(
         grant_type="urn:ietf:params:oauth:grant-type:token-exchange", subject_token=episode.patient_id, subject_token_type=PATIENT
@@ -214,9 +221,7 @@ def test_a_dump_of_the_database_holds_no_planted_text(partner, service, database
     planted_course(partner)
     program = next(c.folder / "pg_dump" for c in candidates(os.environ.get("IPT_POSTGRES", "auto")))
     url = make_url(database_url)
-    dump = subprocess.run(
-        [str(program), "-h", url.query["host"], "-U", url.username, url.database], capture_output=True, text=True, check=False
-    )
+    dump = subprocess.run([str(program), "-h", url.query["host"], "-U", url.username, url.database], capture_output=True, text=True, check=False)
     assert dump.returncode == 0, dump.stderr
     assert re.search(rf"\b{partner.partner_id}\b", dump.stdout), "it is the right database"
     assert [w for w in PLANTED if w in dump.stdout or w.encode().hex() in dump.stdout or json.dumps(w)[1:-1] in dump.stdout] == []

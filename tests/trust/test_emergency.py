@@ -1,0 +1,92 @@
+"""Break-glass: open at once, for an hour, marked everywhere, told at once, reviewed afterwards."""
+
+from datetime import datetime, timedelta
+from uuid import uuid4
+
+import pytest
+
+from tests.conftest import run_sql
+from tests.driver import Device
+
+REASON = "On call: the cover cannot be reached, and the risk is tonight."
+
+
+@pytest.fixture
+def outsider(partner):
+    return partner.clinician_token(partner.add_clinician()["id"])
+
+
+def test_a_chart_opens_for_an_hour_and_every_access_is_marked(partner, outsider):
+    episode = partner.add_episode()
+    episode.add_relationship()
+    assert partner.send("GET", f"{episode.path}/inventory", token=outsider).status_code == 404
+    opened = partner.post("/v1/break-glass", {"patient_id": episode.patient_id, "reason": REASON}, token=outsider)
+    assert opened["status"] == "awaiting_review"
+    assert partner.get(f"{episode.path}/inventory", token=outsider)["relationships"]
+    assert [e["id"] for e in partner.get(f"/v1/episodes?patient_id={episode.patient_id}", token=outsider)["items"]] == [episode.id]
+    partner.post(f"{episode.path}/goals", {"text": "safe tonight"}, token=outsider)
+    marked = partner.get(f"/v1/audit-events?patient_id={episode.patient_id}&emergency=true")["items"]
+    assert {e["route"] for e in marked} >= {"POST /v1/break-glass", "GET /v1/episodes/{episode_id}/inventory", "POST /v1/episodes/{episode_id}/goals"}
+    assert {e["break_glass_id"] for e in marked} == {opened["id"]}
+    assert any(r["emergency"] for r in partner.get(f"/v1/patients/{episode.patient_id}/access-report")["items"])
+
+
+def test_it_opens_one_patient_and_not_the_next(partner, outsider):
+    one, two = partner.add_episode(), partner.add_episode()
+    partner.post("/v1/break-glass", {"patient_id": one.patient_id, "reason": REASON}, token=outsider)
+    assert partner.send("GET", one.path, token=outsider).status_code == 200
+    assert partner.send("GET", two.path, token=outsider).status_code == 404
+    assert [p["id"] for p in partner.get("/v1/patients", token=outsider)["items"]] == [one.patient_id]
+
+
+def test_it_ends_after_an_hour(partner, outsider, database_url):
+    episode = partner.add_episode()
+    opened = partner.post("/v1/break-glass", {"patient_id": episode.patient_id, "reason": REASON}, token=outsider)
+    lasts = datetime.fromisoformat(opened["expires_at"]) - datetime.fromisoformat(opened["created_at"])
+    assert lasts == timedelta(minutes=60)
+    run_sql(database_url, f"UPDATE break_glass SET expires_at = now() + interval '1 second' WHERE id = '{opened['id']}'")
+    assert partner.send("GET", episode.path, token=outsider).status_code == 200
+    run_sql(database_url, f"UPDATE break_glass SET expires_at = now() WHERE id = '{opened['id']}'")
+    assert partner.send("GET", episode.path, token=outsider).status_code == 404
+
+
+def test_it_is_a_clinicians_act_with_a_reason_three_times_a_day(partner, outsider):
+    patients = [partner.add_patient()["id"] for _ in range(4)]
+    assert partner.send("POST", "/v1/break-glass", {"patient_id": patients[0], "reason": REASON}).status_code == 403, "no bare client"
+    short = partner.send("POST", "/v1/break-glass", {"patient_id": patients[0], "reason": "urgent"}, token=outsider)
+    assert short.status_code == 422
+    assert partner.send("POST", "/v1/break-glass", {"patient_id": str(uuid4()), "reason": REASON}, token=outsider).status_code == 404
+    statuses = [partner.send("POST", "/v1/break-glass", {"patient_id": p, "reason": REASON}, token=outsider).status_code for p in patients]
+    assert statuses == [201, 201, 201, 403]
+    episode = partner.add_episode()
+    inside = partner.send("POST", "/v1/break-glass", {"patient_id": episode.patient_id, "reason": REASON}, token=episode.token)
+    assert inside.json()["type"] == "/problems/already-in-care-team"
+
+
+def test_it_is_told_at_once_and_reviewed_once(partner, outsider):
+    episode = partner.add_episode()
+    start = partner.get("/v1/events?limit=1000")["next"]
+    opened = partner.post("/v1/break-glass", {"patient_id": episode.patient_id, "reason": REASON}, token=outsider)
+    assert [e["type"] for e in partner.get(f"/v1/events?since={start}&types=break_glass.*")["events"]] == ["break_glass.created"]
+    waiting = partner.get("/v1/break-glass?status=awaiting_review")["items"]
+    assert [(w["id"], w["reason"]) for w in waiting] == [(opened["id"], REASON)]
+    body = {"finding": "not_justified", "reviewer": "idp|head", "note": "The cover was there."}
+    assert partner.send("POST", f"/v1/break-glass/{opened['id']}/review", body, token=outsider).status_code == 403
+    reviewed = partner.post(f"/v1/break-glass/{opened['id']}/review", body)
+    assert (reviewed["status"], reviewed["finding"], reviewed["review_note"]) == ("reviewed", "not_justified", "The cover was there.")
+    assert partner.send("POST", f"/v1/break-glass/{opened['id']}/review", body).json()["type"] == "/problems/review-done"
+    assert partner.get("/v1/break-glass?status=awaiting_review")["items"] == []
+
+
+def test_devices_are_not_synchronised_by_it(partner):
+    episode = partner.add_episode()
+    clinician = partner.add_clinician()["id"]
+    phone = Device(partner, clinician)
+    partner.post("/v1/break-glass", {"patient_id": episode.patient_id, "reason": REASON}, token=phone.token)
+    assert phone.pull().rows == {}
+
+
+def test_another_partners_clinician_opens_nothing_here(partner, other_partner):
+    episode = partner.add_episode()
+    foreign = other_partner.clinician_token(other_partner.add_clinician()["id"])
+    assert other_partner.send("POST", "/v1/break-glass", {"patient_id": episode.patient_id, "reason": REASON}, token=foreign).status_code == 404
