@@ -49,7 +49,7 @@ async def whole_chart(visit: Visit, patient_id: UUID, *, with_notes: bool) -> di
         if table.name == "sync_conflict" and not with_notes:
             found = [r for r in found if r["entity"] not in NOTES]
         if found or table in (consent, episode):
-            chart[table.name] = found
+            chart[str(table.name)] = found
     return chart
 
 

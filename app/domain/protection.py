@@ -86,8 +86,8 @@ class Retention:
     """How long a partner keeps records: years after the last course ended, and not before a minor has reached an age."""
 
     years: int
-    minors_until_age: int | None
-    erase: bool
+    minors_until_age: int | None = None
+    erase: bool = False
     """Whether the worker erases what is due; else it is only listed."""
 
 

@@ -18,7 +18,7 @@ from app.store.protection import STAYS
 from app.store.tables.every import SHARED_TABLES, metadata
 from tests.driver import PATIENT, PHQ9, Device, mutation, now
 
-PLANTED = [f"planted{n}x{uuid4().hex[:8]}" for n in range(12)]
+PLANTED = [f"planted{n}x{uuid4().hex[:8]}" for n in range(11)]
 
 
 def planted_course(partner):
