@@ -64,7 +64,7 @@ class KeyRing:
         reread: Callable[[], tuple[Mapping[int, bytes], bytes]] | None = None,
     ) -> None:
         self._reread = reread
-        self._looked_at = float("-inf")
+        self._looked_for: dict[int, float] = {}
         self._take(keys, derivation if derivation is not None else keys[min(keys)] if keys else b"")
 
     def _take(self, keys: Mapping[int, bytes], derivation: bytes) -> None:
@@ -76,12 +76,13 @@ class KeyRing:
     def refresh(self) -> None:
         """Read the keys again. Raises KeyMissing; the ring then stays as it was."""
         if self._reread is not None:
-            self._looked_at = time.monotonic()
             self._take(*self._reread())
 
     def _key(self, version: int) -> bytes:
-        """Return the key of a version; one that was added since is looked for, once a second at the most. Raises KeyMissing."""
-        if version not in self._keys and time.monotonic() - self._looked_at > LOOK_AGAIN_SECONDS:
+        """Return the key of a version; one that was added since is looked for, each once a second at the most. Raises KeyMissing."""
+        now = time.monotonic()
+        if version not in self._keys and now - self._looked_for.get(version, float("-inf")) > LOOK_AGAIN_SECONDS:
+            self._looked_for[version] = now
             self.refresh()
         if version not in self._keys:
             raise KeyMissing
