@@ -25,6 +25,12 @@ IDS = [f"{m} {p}" for m, p, _ in CARE]
 BODIES = {
     "PATCH /v1/patients/{patient_id}": {"sex": "female"},
     "POST /v1/patients/{patient_id}/consents": {"purpose": "treatment", "given": True, "wording": "v1", "decided_at": "2026-01-01T00:00:00Z"},
+    "POST /v1/clinicians": {"subject": f"idp|{uuid4()}"},
+    "POST /v1/episodes": {
+        **{"patient_id": str(uuid4()), "protocol": "IPT-12", "referred_on": "2026-01-01", "age_at_referral": 40},
+        **{"lead_clinician_id": str(uuid4()), "cover_clinician_id": str(uuid4())},
+    },
+    "POST /v1/groups": {"protocol": "IPT-G-WHO", "lead_clinician_id": str(uuid4())},
     "PATCH /v1/clinicians/{clinician_id}": {"active": True},
     "PATCH /v1/episodes/{episode_id}": {"risk_screened": True},
     "POST /v1/episodes/{episode_id}/care-team": {"clinician_id": str(uuid4()), "role": "member"},
@@ -158,27 +164,32 @@ def filled(path, ids):
 def theirs(service):
     """Another partner's rows of every kind, under the names that paths use."""
     with service.partner() as other:
-        episode = other.add_episode().into_middle()
-        alert = episode.assess({**{str(n): 1 for n in range(1, 9)}, "9": 1})["risk_alert"]
-        focus = other.get(f"{episode.path}/focus", token=episode.token)
-        other.put(f"{episode.path}/termination", {"ending_as_loss": "x"})
-        yield {
-            "patient_id": episode.patient_id,
-            "clinician_id": episode.lead,
-            "episode_id": episode.id,
-            "relationship_id": episode.add_relationship()["id"],
-            "life_event_id": episode.add_event()["id"],
-            "problem_id": other.post(f"{episode.path}/problems", {"text": "x"})["id"],
-            "goal_id": other.post(f"{episode.path}/goals", {"text": "x"})["id"],
-            "focus_area_id": focus["focus_areas"][0]["id"],
-            "session_id": episode.hold(days=20)["id"],
-            "assessment_id": alert["triggers"][0]["assessment_id"],
-            "alert_id": alert["id"],
-            "follow_up_id": other.post(f"{episode.path}/follow-ups", {"months": 3})["id"],
-            "member_id": other.get(f"{episode.path}/care-team")["items"][0]["id"],
-            "task": "risk_assessed",
-            **others_work(other, episode),
-        }
+        yield rows_of_every_kind(other)
+
+
+def rows_of_every_kind(other):
+    """One row of every kind of a partner, under the names that paths use."""
+    episode = other.add_episode().into_middle()
+    alert = episode.assess({**{str(n): 1 for n in range(1, 9)}, "9": 1})["risk_alert"]
+    focus = other.get(f"{episode.path}/focus", token=episode.token)
+    other.put(f"{episode.path}/termination", {"ending_as_loss": "x"})
+    return {
+        "patient_id": episode.patient_id,
+        "clinician_id": episode.lead,
+        "episode_id": episode.id,
+        "relationship_id": episode.add_relationship()["id"],
+        "life_event_id": episode.add_event()["id"],
+        "problem_id": other.post(f"{episode.path}/problems", {"text": "x"})["id"],
+        "goal_id": other.post(f"{episode.path}/goals", {"text": "x"})["id"],
+        "focus_area_id": focus["focus_areas"][0]["id"],
+        "session_id": episode.hold(days=20)["id"],
+        "assessment_id": alert["triggers"][0]["assessment_id"],
+        "alert_id": alert["id"],
+        "follow_up_id": other.post(f"{episode.path}/follow-ups", {"months": 3})["id"],
+        "member_id": other.get(f"{episode.path}/care-team")["items"][0]["id"],
+        "task": "risk_assessed",
+        **others_work(other, episode),
+    }
 
 
 def others_work(other, episode):
