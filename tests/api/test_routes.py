@@ -27,8 +27,8 @@ BODIES = {
     "POST /v1/patients/{patient_id}/consents": {"purpose": "treatment", "given": True, "wording": "v1", "decided_at": "2026-01-01T00:00:00Z"},
     "POST /v1/clinicians": {"subject": f"idp|{uuid4()}"},
     "POST /v1/episodes": {
-        **{"patient_id": str(uuid4()), "protocol": "IPT-12", "referred_on": "2026-01-01", "age_at_referral": 40},
-        **{"lead_clinician_id": str(uuid4()), "cover_clinician_id": str(uuid4())},
+        "patient_id": str(uuid4()), "protocol": "IPT-12", "referred_on": "2026-01-01", "age_at_referral": 40,
+        "lead_clinician_id": str(uuid4()), "cover_clinician_id": str(uuid4()),
     },
     "POST /v1/groups": {"protocol": "IPT-G-WHO", "lead_clinician_id": str(uuid4())},
     "PATCH /v1/clinicians/{clinician_id}": {"active": True},
