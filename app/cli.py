@@ -33,6 +33,7 @@ from app.keys.provider import create_key_file, read_keys
 from app.launch import database_for, owner_of, run_as_owner, share_with_processes, worker_beside
 from app.launch import migrate as migrate_database
 from app.main import create_app, key_provider
+from app.patience import PatientProtocol
 from app.store.database import Database, DatabaseAway, Unsafe
 from app.worker import work
 
@@ -85,6 +86,7 @@ def _serve(settings: Settings, announce: Callable[[], None]) -> None:
         "log_level": "warning",
         "access_log": False,
         "server_header": False,
+        "http": PatientProtocol,
         "timeout_graceful_shutdown": GRACE_SECONDS,
         "timeout_keep_alive": 15,
         "h11_max_incomplete_event_size": 32_768,

@@ -122,3 +122,43 @@ def test_a_pool_under_a_storm_with_cancellations_never_shows_foreign_rows(two, o
     seen = on_database(job)
     assert len(seen) > 100
     assert all(seen)
+
+
+# Either layer alone, over HTTP, on every route
+
+
+@pytest.mark.parametrize("off", ["row security", "the WHERE"])
+def test_either_layer_alone_keeps_another_partners_ids_closed_on_every_route(fresh_database, tmp_path, monkeypatch, off):
+    """A mutant of the service without one of its two layers: the other alone must turn every foreign id into a 404."""
+    import sys  # noqa: PLC0415
+
+    from tests.api.test_routes import BODIES, WITH_ID, filled, rows_of_every_kind  # noqa: PLC0415
+    from tests.conftest import Clock, Service, settings_of  # noqa: PLC0415
+
+    if off == "row security":
+        run_sql(fresh_database, *(f"ALTER TABLE {n} DISABLE ROW LEVEL SECURITY" for n in OWN))
+    service = Service(settings_of(fresh_database, tmp_path), Clock()).start()
+    try:
+        with service.partner() as other, service.partner() as me:
+            theirs = rows_of_every_kind(other)
+            mine = me.add_episode()
+            if off == "the WHERE":
+                weakened = 0
+                for name, module in list(sys.modules.items()):
+                    if name.startswith("app.") and hasattr(module, "own"):
+                        monkeypatch.setattr(module, "own", lambda _connection, _table: sa.true())
+                        weakened += 1
+                assert weakened > 8
+            opened = []
+            for method, path in WITH_ID:
+                body = BODIES.get(f"{method} {path}", {}) if method not in {"GET", "DELETE"} else None
+                headers = {"If_Match": '"1.1"'} if method in {"PUT", "PATCH", "DELETE"} else {}
+                for token in (me.token, mine.token):
+                    answer = me.send(method, filled(path, theirs), body, token=token, **headers)
+                    if answer.status_code not in {403, 404}:
+                        opened.append((method, path, answer.status_code, answer.text[:200]))
+            assert opened == []
+            assert [p["id"] for p in me.get("/v1/patients")["items"]] == [mine.patient_id]
+            assert theirs["patient_id"] not in me.send("GET", "/v1/audit-events?limit=1000").text.replace(f"patient_id/{theirs['patient_id']}", "")
+    finally:
+        service.stop()
