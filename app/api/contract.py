@@ -55,12 +55,13 @@ _OF_METHOD = {
 _ETAG = {"schema": {"type": "string"}, "description": "Version and revision of the resource, for If-Match and If-None-Match"}
 _LOCATION = {"schema": {"type": "string"}, "description": "Where the new resource can be read"}
 _REPLAYED = {"schema": {"type": "string"}, "description": "`true` when this is the answer kept under the Idempotency-Key"}
-_ALWAYS = (400, 401, 403, 404, 405, 414, 422, 429, 431, 500, 503)
+_AT_THE_GATE = (400, 405, 413, 414, 415, 429, 431, 500, 503)  # what every request passes, whatever the route
+_ALWAYS = (*_AT_THE_GATE, 401, 403, 404, 422)
 _STATUSES_OF_METHOD = {
     "get": (),
-    "post": (409, 413, 415),
-    "put": (409, 412, 413, 415, 428),
-    "patch": (409, 412, 413, 415, 428),
+    "post": (409,),
+    "put": (409, 412, 428),
+    "patch": (409, 412, 428),
     "delete": (409, 412, 428),
 }
 _CATALOGUE = {"catalogue"}
@@ -74,7 +75,7 @@ def document_of(app: FastAPI) -> dict[str, Any]:
         )
         components = found["components"]
         components["parameters"] = _HEADERS
-        components["responses"] = {f"Problem{status}": _problem_answer(status) for status in (*_ALWAYS, 409, 410, 412, 413, 415, 426, 428)}
+        components["responses"] = {f"Problem{status}": _problem_answer(status) for status in (*_ALWAYS, 409, 410, 412, 426, 428)}
         components["schemas"]["Problem"] = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
         components["schemas"].pop("HTTPValidationError", None)
         components["schemas"].pop("ValidationError", None)
@@ -93,12 +94,14 @@ def _complete(path: str, method: str, operation: dict[str, Any]) -> None:
     if operation["responses"].get("422", {}).get("description") == "Validation Error":
         del operation["responses"]["422"]
     if not path.startswith("/v1/"):
+        for status in _AT_THE_GATE:
+            operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
         return
     open_to_all = bool(_CATALOGUE & set(operation.get("tags", [])))
     names = ("IfNoneMatch", "RequestId") if open_to_all else _OF_METHOD[method]
     operation.setdefault("parameters", []).extend({"$ref": f"#/components/parameters/{n}"} for n in names)
     _declare_successes(method, operation)
-    statuses = (404, 405, 422, 500) if open_to_all else (*_ALWAYS, *_STATUSES_OF_METHOD[method], *_statuses_of_feed(path))
+    statuses = (*_AT_THE_GATE, 404, 422) if open_to_all else (*_ALWAYS, *_STATUSES_OF_METHOD[method], *_statuses_of_feed(path))
     for status in sorted(statuses):
         operation["responses"].setdefault(str(status), {"$ref": f"#/components/responses/Problem{status}"})
     if method == "get":

@@ -1,0 +1,84 @@
+"""Behind PgBouncer in transaction mode: confinement does not leak from one client to the next, under a storm with cancellations."""
+
+import asyncio
+import os
+import random
+import shutil
+import subprocess
+import tempfile
+import threading
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import DBAPIError
+
+from app.store.database import Database, OutOfRange
+from app.store.tables.people import patient
+
+PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
+pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed here; CI installs it")
+STARTUP = "application_name, lock_timeout, statement_timeout, idle_in_transaction_session_timeout, timezone, extra_float_digits, role"
+
+
+@pytest.fixture
+def pooled_url(service):
+    """The address of this worker's database behind a PgBouncer with two server connections."""
+    direct = make_url(service.settings.database_url)
+    folder = Path(tempfile.mkdtemp(prefix="ipt-pooler-", dir="/tmp"))
+    ini = folder / "pgbouncer.ini"
+    ini.write_text(
+        f"[databases]\n* = host={direct.query['host']}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
+        f"auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\nignore_startup_parameters = {STARTUP}\n"
+        f"logfile = {folder}/log\npidfile = {folder}/pid\n"
+    )
+    arguments = [PGBOUNCER, str(ini)]
+    if os.geteuid() == 0:
+        shutil.chown(folder, "postgres")
+        arguments[1:1] = ["-u", "postgres"]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    for _ in range(100):
+        if (folder / ".s.PGSQL.6432").exists():
+            break
+        threading.Event().wait(0.05)
+    yield f"postgresql+asyncpg://ipt_service@/{direct.database}?host={folder}&port=6432"
+    process.terminate()
+    process.wait()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_a_storm_behind_a_pooler_shows_nobody_anothers_rows(pooled_url, service):
+    partners = [service.partner() for _ in range(6)]
+    for p in partners:
+        p.add_patient()
+        p.http.close()
+    ids = [UUID(p.partner_id) for p in partners]
+
+    async def storm():
+        database = Database(pooled_url, "ipt_service", pool_size=6, pooler="transaction")
+        seen, foreign = 0, 0
+
+        async def read(partner_id):
+            nonlocal seen, foreign
+            async with database.transaction(partner_id) as connection:
+                rows = await connection.rows(sa.select(patient.c.partner_id))
+                seen += len(rows)
+                foreign += sum(r["partner_id"] != partner_id for r in rows)
+
+        for _ in range(15):
+            tasks = [asyncio.create_task(read(random.choice(ids))) for _ in range(60)]
+            await asyncio.sleep(0.004)
+            for task in tasks[::7]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        with pytest.raises((OutOfRange, DBAPIError)):  # the residue of a finished transaction is no partner: it fails, loudly
+            async with database.transaction(None) as connection:
+                await connection.rows(sa.select(patient.c.partner_id))
+        await database.close()
+        return seen, foreign
+
+    seen, foreign = asyncio.run(storm())
+    assert foreign == 0
+    assert seen > 200
