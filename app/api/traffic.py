@@ -24,7 +24,9 @@ SECURITY_HEADERS = {
     b"referrer-policy": b"no-referrer",
     b"x-frame-options": b"DENY",
     b"strict-transport-security": b"max-age=31536000; includeSubDomains",
+    b"cross-origin-resource-policy": b"same-origin",
 }
+NOTHING_RUNS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 requests_seen = Counter("ipt_requests_total", "Requests by route and status", ["method", "route", "status"])
@@ -51,7 +53,7 @@ class Traffic:
         request_id = _request_id(headers.get(b"x-request-id"))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
-        watched = _Watched(send, request_id)
+        watched = _Watched(send, request_id, scope["path"])
         started = time.perf_counter()
         try:
             _check(scope, headers)
@@ -72,8 +74,9 @@ class Traffic:
 class _Watched:
     """A `send` that adds the headers of every answer and remembers its status."""
 
-    def __init__(self, send: Send, request_id: str) -> None:
+    def __init__(self, send: Send, request_id: str, path: str) -> None:
         self._send = send
+        self._is_docs = path.startswith("/docs")
         self._request_id = request_id.encode()
         self.status = 500
         self.started = False
@@ -82,7 +85,10 @@ class _Watched:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.started = True
-            message["headers"] = [*message.get("headers", []), (b"x-request-id", self._request_id), *SECURITY_HEADERS.items()]
+            headers = [*message.get("headers", []), (b"x-request-id", self._request_id), *SECURITY_HEADERS.items()]
+            if not self._is_docs and NOTHING_RUNS[0] not in {name.lower() for name, _ in headers}:
+                headers.append(NOTHING_RUNS)
+            message["headers"] = headers
         await self._send(message)
 
 

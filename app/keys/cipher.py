@@ -10,7 +10,7 @@ import os
 import time
 import unicodedata
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -39,7 +39,7 @@ class PatientKey:
     """A patient's unwrapped data key. It lives as long as the request."""
 
     patient_id: UUID
-    key: bytes
+    key: bytes = field(repr=False)
 
     def seal(self, secret: Mapping[str, Any], place: str) -> bytes:
         """Seal a row's secret fields for one place and version."""

@@ -5,7 +5,7 @@ What they must claim is checked here, strictly; shape and signature in keys/jws.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
@@ -59,7 +59,7 @@ class SigningKey:
     """A key pair of the service: it signs from `signs_from` on and is published until `published_until`."""
 
     kid: str
-    private_pem: str
+    private_pem: str = field(repr=False)
     public_jwk: Mapping[str, str]
     signs_from: datetime
     published_until: datetime | None

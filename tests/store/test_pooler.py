@@ -30,7 +30,7 @@ def pooled_url(service):
     folder = Path(tempfile.mkdtemp(prefix="ipt-pooler-", dir="/tmp"))
     ini = folder / "pgbouncer.ini"
     ini.write_text(
-        f"[databases]\n* = host={direct.query['host']}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
+        f"[databases]\n* = host={direct.query['host']} user=ipt_service\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
         f"auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\nignore_startup_parameters = {STARTUP}\n"
         f"logfile = {folder}/log\npidfile = {folder}/pid\n"
     )
@@ -57,7 +57,7 @@ def test_a_storm_behind_a_pooler_shows_nobody_anothers_rows(pooled_url, service)
     ids = [UUID(p.partner_id) for p in partners]
 
     async def storm():
-        database = Database(pooled_url, "ipt_service", pool_size=6, pooler="transaction")
+        database = Database(pooled_url, "ipt_service", pool_size=10, pooler="transaction")
         seen, foreign = 0, 0
 
         async def read(partner_id):
@@ -68,11 +68,13 @@ def test_a_storm_behind_a_pooler_shows_nobody_anothers_rows(pooled_url, service)
                 foreign += sum(r["partner_id"] != partner_id for r in rows)
 
         for _ in range(15):
-            tasks = [asyncio.create_task(read(random.choice(ids))) for _ in range(60)]
+            tasks = [asyncio.create_task(read(random.choice(ids))) for _ in range(40)]
             await asyncio.sleep(0.004)
             for task in tasks[::7]:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+        await database.close()
+        database = Database(pooled_url, "ipt_service", pool_size=1, pooler="transaction")
         with pytest.raises((OutOfRange, DBAPIError)):  # the residue of a finished transaction is no partner: it fails, loudly
             async with database.transaction(None) as connection:
                 await connection.rows(sa.select(patient.c.partner_id))
