@@ -9,7 +9,7 @@ NODE_STAMP := tests/clients/typescript/node_modules/.locked
 MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-15 test-18 check lint types floors bench-queue bench-rules soak-feed openapi lock clean
+.PHONY: help run demo test test-15 test-18 check lint types floors bench-queue attack sbom bench-rules soak-feed openapi lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -52,6 +52,12 @@ bench-queue: $(DEV_STAMP) ## Time the queue of deliveries beside procrastinate
 
 bench-rules: $(DEV_STAMP) ## Time the pure rules against their aim
 	$(PY) -m bench.rules
+
+attack: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## The attacks of the suite at full length; prints what was tried and what got through
+	IPT_ATTACK=1 IPT_ATTACK_MUTANTS=2000000 IPT_ATTACK_KILLS=50 IPT_ATTACK_EXAMPLES=40 IPT_ATTACK_SHARE=1 $(PY) -m pytest tests/trust tests/store/test_isolation.py tests/store/test_pooler.py tests/keys tests/api/test_routes.py tests/sync/test_attacks.py
+
+sbom: $(DEV_STAMP) ## Write the bill of materials (CycloneDX) into build/
+	@mkdir -p build && .venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom.json requirements.lock && echo build/sbom.json
 
 openapi: $(STAMP) ## Write openapi/openapi.json anew
 	$(PY) -m app.cli openapi > openapi/openapi.json.new && mv openapi/openapi.json.new openapi/openapi.json

@@ -6,6 +6,7 @@ import shutil
 import socket
 import tempfile
 import threading
+from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -66,6 +67,23 @@ def pytest_unconfigure(config):
         server.stop()
         shutil.rmtree(server.data.parent, ignore_errors=True)
         shutil.rmtree(home, ignore_errors=True)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """After `make attack`: what was tried, and what got through."""
+    if not os.environ.get("IPT_ATTACK"):
+        return
+    tried, through, told = Counter(), Counter(), []
+    for outcome in ("passed", "failed", "error"):
+        for report in terminalreporter.stats.get(outcome, []):
+            tried[report.nodeid.split("::")[0]] += 1
+            through[report.nodeid.split("::")[0]] += outcome != "passed"
+            told += [value for name, value in report.user_properties if name == "tried"]
+    terminalreporter.section("what was tried, and what got through")
+    for name, number in sorted(tried.items()):
+        terminalreporter.write_line(f"{name:42} {number:6} attacks {through[name]:6} got through")
+    for line, number in sorted(Counter(told).items()):
+        terminalreporter.write_line(f"  {line}" + (f"  x {number}" if number > 1 else ""))
 
 
 async def _on(url, *statements):
