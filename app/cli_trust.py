@@ -2,8 +2,10 @@
 
 import json
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +17,7 @@ from app.actions.operators import wrapped_under
 from app.config import Settings
 from app.domain.audit import FIRST_PREVIOUS, Fault, check_seal, hash_of_seal
 from app.keys.jws import TokenRefused
-from app.keys.provider import KeyFile, add_key, drop_key, parsed
+from app.keys.provider import KeyFile, add_key, drop_key, parsed, use_key
 from app.keys.tokens import read_seal
 from app.launch import database_for, run_as_owner
 
@@ -23,19 +25,28 @@ console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 audit_app = typer.Typer(no_args_is_help=True, help="The audit trail.")
 PAGE = 1000
+SEALED_WITHIN = timedelta(minutes=2)
 
 
 def add_key_commands(key_app: typer.Typer) -> None:
     """Add the commands that rotate key-encryption keys."""
     key_app.command("add")(key_add)
+    key_app.command("use")(key_use)
     key_app.command("status")(key_status)
     key_app.command("drop")(key_drop)
 
 
 def key_add() -> None:
-    """Add a key-encryption key to the key file. It wraps from now on; the worker re-wraps what older ones wrap. Copy the file apart again."""
+    """Add a key-encryption key to the key file. It unwraps, and does not wrap yet: bring the file to every machine first, and keep a copy apart."""
     path = Settings().keys_path
-    console.print(f"Version {add_key(path)} is in {path}. Other processes read it when they meet it; keep a copy apart.")
+    version = add_key(path)
+    console.print(f"Version {version} is in {path}. Once every machine has the file: ipt key use {version}")
+
+
+def key_use(version: int) -> None:
+    """Let a version wrap from now on; the worker re-wraps what older ones wrap. Processes read the file when they meet it."""
+    use_key(Settings().keys_path, version)
+    console.print(f"Version {version} wraps from now on. `ipt key status` says how far the worker is.")
 
 
 def key_status() -> None:
@@ -76,6 +87,7 @@ def audit_verify(
     kept: Annotated[Path, typer.Option(help="File that keeps the newest seal seen: with it nobody can cut the trail short unseen")] = Path(
         "audit-seal.json"
     ),
+    every: Annotated[bool, typer.Option("--all", help="Check from the first seal on, not from the one that was kept")] = False,  # noqa: FBT002 - an option
 ) -> None:
     """Fetch your seals and events and check all of it: hashes, chain, signatures. Credentials: IPT_CLIENT_ID and IPT_CLIENT_SECRET (audit:read)."""
     address, client_id, secret = _credentials(url)
@@ -85,7 +97,7 @@ def audit_verify(
             _stop(f"No token: {answer.text}")
         http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
-        found = verify(http, client_id.partition(".")[0], known)
+        found = verify(http, client_id.partition(".")[0], known, every=every)
     if found.fault is not None:
         _stop(f"Seal {found.fault.number}: {found.fault.what}.")
     if found.newest is not None:
@@ -93,30 +105,49 @@ def audit_verify(
     console.print(f"{found.seals} seals over {found.events} events hold. The newest is kept in {kept}.")
 
 
-def verify(http: httpx.Client, partner_id: str, known: dict[str, Any] | None) -> Checked:
-    """Check a partner's whole trail over HTTP, against the newest seal that the partner kept. Returns the first fault, if any."""
+def verify(http: httpx.Client, partner_id: str, known: dict[str, Any] | None, *, every: bool = False) -> Checked:
+    """Check a partner's trail over HTTP: from the newest seal that the partner kept on, or the whole. Returns the first fault, if any."""
     keys = {k["kid"]: k for k in _got(http, "/v1/audit/keys")["keys"]}
-    checked, previous = Checked(), FIRST_PREVIOUS
-    for seal in _pages(http, "/v1/audit/seals"):
+    start = known["number"] if known is not None and not every else 1
+    checked, previous = Checked(seals=start - 1), known["previous"] if start > 1 and known else FIRST_PREVIOUS.hex()
+    for seal in _pages(http, f"/v1/audit/seals?number_from={start}"):
         number = checked.seals + 1
-        try:
-            said = read_seal(seal["signature"], keys)
-        except TokenRefused:
-            checked.fault = Fault(number, "its signature does not hold")
-            return checked
         events = list(_pages(http, f"/v1/audit-events?seal={seal['number']}"))
-        checked.fault = check_seal(said, seal, events, previous, number)
-        if checked.fault is None and said["partner"] != partner_id:
-            checked.fault = Fault(number, "it is another partner's")
+        checked.fault = _fault_of(seal, events, keys, bytes.fromhex(previous), number, partner_id)
         if checked.fault is None and known is not None and known["number"] == number and known["signature"] != seal["signature"]:
             checked.fault = Fault(number, "it is not the seal that you kept")
         if checked.fault is not None:
             return checked
         checked.seals, checked.events, checked.newest = number, checked.events + len(events), seal
-        previous = hash_of_seal(seal["signature"])
+        previous = hash_of_seal(seal["signature"]).hex()
     if known is not None and known["number"] > checked.seals:
         checked.fault = Fault(known["number"], "you kept this seal, and it is not there any more: the trail was cut short")
+    checked.fault = checked.fault or _fault_outside(http, checked.seals, None if every or known is None else known["sealed_at"])
     return checked
+
+
+def _fault_of(
+    seal: dict[str, Any], events: list[dict[str, Any]], keys: dict[str, Any], previous: bytes, number: int, partner_id: str
+) -> Fault | None:
+    try:
+        said = read_seal(seal["signature"], keys)
+    except TokenRefused:
+        return Fault(number, "its signature does not hold")
+    if said["partner"] != partner_id:
+        return Fault(number, "it is another partner's")
+    return check_seal(said, seal, events, previous, number)
+
+
+def _fault_outside(http: httpx.Client, newest: int, since: str | None) -> Fault | None:
+    """Look at events that no seal covers: one that names a seal there is none of, that was forged, or that should have been sealed long ago."""
+    latest = (datetime.now(UTC) - SEALED_WITHIN).isoformat().replace("+00:00", "Z")
+    from_there = f"&at_from={since}" if since else ""
+    for event in _pages(http, f"/v1/audit-events?at_to={latest}{from_there}"):
+        if event["forged"]:
+            return Fault(newest, f"event {event['id']} was not written by the service")
+        if event["seal"] is None or event["seal"] > newest:
+            return Fault(newest, f"event {event['id']} is under no seal")
+    return None
 
 
 def _pages(http: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
@@ -131,6 +162,9 @@ def _pages(http: httpx.Client, path: str) -> Iterator[dict[str, Any]]:
 
 def _got(http: httpx.Client, path: str) -> dict[str, Any]:
     answer = http.get(path)
+    while answer.status_code == httpx.codes.TOO_MANY_REQUESTS:
+        time.sleep(float(answer.headers.get("retry-after", "1")))
+        answer = http.get(path)
     if answer.status_code != httpx.codes.OK:
         _stop(f"{path}: {answer.status_code} {answer.text}")
     found: dict[str, Any] = answer.json()

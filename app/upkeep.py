@@ -3,6 +3,7 @@
 Every job is safe to kill and to run beside itself: it works in batches, each of them one transaction.
 """
 
+from collections.abc import Awaitable
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -10,14 +11,14 @@ import sqlalchemy as sa
 import structlog
 
 from app.actions.door import signing_pairs
-from app.actions.protection import RetentionUnset, finish_erasure, order_erasure, retention_due
+from app.actions.protection import RetentionUnset, finish_erasure, retention_due, retire
 from app.actions.trail import newest_signing, seal_trail
 from app.actions.visit import Visit
 from app.domain.protection import CARE, RIGHTS
 from app.keys.cipher import KeyRing
-from app.keys.tokens import new_caller
+from app.keys.tokens import SigningKey, new_caller
 from app.store.audit import Access, insert_access
-from app.store.database import Connection, Database
+from app.store.database import Connection, Database, DatabaseAway, OutcomeUnknown, TryAgain
 from app.store.door import partners, signing_keys
 from app.store.feed import compact, stamp
 from app.store.protection import erasures_to_do
@@ -89,6 +90,17 @@ async def compact_feeds(database: Database, now: datetime) -> int:
     return gone
 
 
+async def _each(kind: str, partner_id: UUID, job: Awaitable[int]) -> int:
+    """Do one piece of upkeep; its trouble, whatever it is, holds up no other. It is tried again with the next round."""
+    try:
+        return await job
+    except (DatabaseAway, TryAgain, OutcomeUnknown):
+        log.warning("put_off", job=kind, partner_id=str(partner_id))
+    except Exception as error:  # noqa: BLE001 - the other patients and partners go on
+        log.error("failed", job=kind, partner_id=str(partner_id), error=type(error).__name__)  # noqa: TRY400 - a trace may hold values
+    return 0
+
+
 async def erase_rows(database: Database, ring: KeyRing, now: datetime) -> int:
     """Delete the rows of patients whose keys were destroyed, and complete their certificates; return how many patients."""
     done = 0
@@ -96,12 +108,17 @@ async def erase_rows(database: Database, ring: KeyRing, now: datetime) -> int:
         async with database.transaction(partner_id) as connection:
             waiting = await erasures_to_do(connection)
         for row in waiting:
-            async with database.transaction(partner_id) as connection:
-                visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
-                if await finish_erasure(visit, row["id"]):
-                    await _commit(visit, "worker erase_rows")
-                    done += 1
+            done += await _each("erase_rows", partner_id, _erase_one(database, ring, now, partner_id, row["id"]))
     return done
+
+
+async def _erase_one(database: Database, ring: KeyRing, now: datetime, partner_id: UUID, erasure_id: UUID) -> int:
+    async with database.transaction(partner_id) as connection:
+        visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
+        if not await finish_erasure(visit, erasure_id):
+            return 0
+        await _commit(visit, "worker erase_rows")
+    return 1
 
 
 async def _commit(visit: Visit, route: str) -> None:
@@ -117,28 +134,34 @@ async def seal_trails(database: Database, ring: KeyRing, now: datetime) -> int:
     signing = newest_signing(signing_pairs(rows, ring), now)
     if signing is None:
         return 0
-    number = 0
-    for partner_id in await known_partners(database):
-        async with database.transaction(partner_id) as connection:
-            sealed, forged = await seal_trail(connection, ring, signing, now)
-            await connection.commit()
-        number += sealed
-        if forged:
-            log.error("audit_forged", partner_id=str(partner_id), number=forged)
-    return number
+    return sum([await _each("seal_trails", p, _seal_one(database, ring, signing, now, p)) for p in await known_partners(database)])
+
+
+async def _seal_one(database: Database, ring: KeyRing, signing: SigningKey, now: datetime, partner_id: UUID) -> int:
+    async with database.transaction(partner_id) as connection:
+        sealed, forged = await seal_trail(connection, ring, signing, now)
+        await connection.commit()
+    if forged:
+        log.error("audit_forged", partner_id=str(partner_id), number=forged)
+    return sealed
 
 
 async def rewrap_keys(database: Database, ring: KeyRing) -> int:
     """Wrap with the newest key-encryption key what an older one still wraps, a batch for each partner; return how many. Goes on until none is left."""
     ring.refresh()
+    if len(ring.versions) == 1:
+        return 0
     number = 0
     async with database.transaction(None) as connection:
         number += await rewrap_signing_keys(connection, ring)
         await connection.commit()
-    for partner_id in await known_partners(database):
-        async with database.transaction(partner_id) as connection:
-            number += await rewrap_partner(connection, ring)
-            await connection.commit()
+    return number + sum([await _each("rewrap_keys", p, _rewrap_one(database, ring, p)) for p in await known_partners(database)])
+
+
+async def _rewrap_one(database: Database, ring: KeyRing, partner_id: UUID) -> int:
+    async with database.transaction(partner_id) as connection:
+        number = await rewrap_partner(connection, ring)
+        await connection.commit()
     return number
 
 
@@ -147,17 +170,19 @@ async def retire_records(database: Database, ring: KeyRing, now: datetime) -> in
     number = 0
     for partner_id in await known_partners(database):
         async with database.transaction(partner_id) as connection:
-            visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
             try:
-                due = await retention_due(visit, None, RETIRED_AT_ONCE, only_when_on=True)
+                due = await retention_due(worker_visit(connection, ring, partner_id, now, use=RIGHTS), None, RETIRED_AT_ONCE, to_erase=True)
             except RetentionUnset:
                 continue
         for row in due:
-            if row["legal_hold"]:
-                continue
-            async with database.transaction(partner_id) as connection:
-                visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
-                await order_erasure(visit, row["patient_id"], "retention")
-                await _commit(visit, "worker retire_records")
-            number += 1
+            number += await _each("retire_records", partner_id, _retire_one(database, ring, now, partner_id, row["patient_id"]))
     return number
+
+
+async def _retire_one(database: Database, ring: KeyRing, now: datetime, partner_id: UUID, patient_id: UUID) -> int:
+    async with database.transaction(partner_id) as connection:
+        visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
+        if not await retire(visit, patient_id):
+            return 0
+        await _commit(visit, "worker retire_records")
+    return 1

@@ -5,6 +5,7 @@ from typing import Any
 from uuid import UUID
 
 from app.actions.people import CoverIsLead, check_backend, get_patient
+from app.actions.protection import tell_phones
 from app.actions.records import Fields, Made, amend, create, remove, reveal
 from app.actions.subject import whole_chart
 from app.actions.visit import Visit, open_patient, public
@@ -133,7 +134,13 @@ async def merge_duplicate(visit: Visit, patient_id: UUID, duplicate_id: UUID) ->
     followers = await rows_of(visit.connection, patient, merged_into=duplicate_id)
     if row["merged_into"] is not None or other["merged_into"] is not None or followers:
         raise AlreadyMerged
-    return await amend(visit, patient, reveal(key, patient, other), Fields({"merged_into": patient_id}), key=key)
+    stands = {"restricted_because": row["restricted_because"] or other["restricted_because"], "legal_hold": row["legal_hold"] or other["legal_hold"]}
+    for registration in (row, other):
+        if stands["restricted_because"] is not None and registration["restricted_because"] is None:
+            await tell_phones(visit, registration["id"], "revoke")
+    if stands != {name: row[name] for name in stands}:  # what stands over one registration stands over the person
+        await amend(visit, patient, reveal(visit.patient_keys[patient_id], patient, row), Fields(stands), key=visit.patient_keys[patient_id])
+    return await amend(visit, patient, reveal(key, patient, other), Fields({"merged_into": patient_id, **stands}), key=key)
 
 
 async def split_duplicate(visit: Visit, patient_id: UUID, duplicate_id: UUID) -> None:

@@ -1,5 +1,6 @@
 """Devices of a person: listed, revoked, and what a revoked one must forget."""
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -26,7 +27,13 @@ async def get_device(visit: Visit, device_id: UUID, *, lock: bool = False) -> Ro
     if row is None or person not in {None, row["person_id"]}:
         raise NotFound
     visit.trace.resources.append(f"device/{device_id}")
+    note_owners(visit, [row])
     return public(row)
+
+
+def note_owners(visit: Visit, rows: Sequence[Row]) -> None:
+    """Note for the audit trail whose devices were shown."""
+    visit.trace.patients |= {r["person_id"] for r in rows if r["person_kind"] == "patient"}
 
 
 async def revoke_device(visit: Visit, device_id: UUID) -> Row:
@@ -49,4 +56,5 @@ async def report_wiped(visit: Visit, device_id: UUID) -> Row:
 async def wipe_list(visit: Visit, row: Row) -> dict[str, Any]:
     """Return what the device may hold: the patients whose charts came to it. All of it is to be deleted when it is revoked."""
     held = [row["person_id"]] if row["person_kind"] == "patient" else await patients_held(visit.connection, row["person_id"])
+    visit.trace.patients |= set(held)
     return {"needed": row["revoked_at"] is not None and row["wiped_at"] is None, "patient_ids": sorted(held)}

@@ -9,9 +9,11 @@ from app.actions.records import Fields, IdTaken, Made, ReferenceTaken, amend, cr
 from app.actions.visit import Chart, Visit, open_chart, public
 from app.domain.errors import Conflict, Fault, Invalid, NotFound
 from app.domain.people import check_not_future
+from app.domain.protection import EmergencyOnly
 from app.domain.techniques import check_techniques
 from app.domain.workflow import DatesOutOfOrder
 from app.store.database import Row
+from app.store.people import group_members
 from app.store.rows import find_row, rows_of
 from app.store.tables.groups import group_member, group_session, therapy_group
 from app.store.tables.people import clinician
@@ -76,6 +78,8 @@ async def join_group(visit: Visit, group_id: UUID, values: dict[str, Any]) -> Ma
     """Let an episode join a group. Raises GroupFull, GroupEnded, MemberOfAnotherProtocol, NotFound."""
     group = await get_group(visit, group_id, lock=True)
     chart = await open_chart(visit, values.pop("episode_id"), lock=True)
+    if chart.episode["emergency_id"] is not None:
+        raise EmergencyOnly
     if group["status"] == "ended":
         raise GroupEnded
     if (chart.episode["protocol_code"], chart.episode["protocol_version"]) != (group["protocol_code"], group["protocol_version"]):
@@ -102,17 +106,20 @@ def _check_room(chart: Chart, present: list[Row]) -> None:
 async def members_of(visit: Visit, group_id: UUID) -> list[Row]:
     """Return the members of a group, to whoever leads it: ids, no names."""
     await get_group(visit, group_id)
-    rows = await rows_of(visit.connection, group_member, "created_at", group_id=group_id)
+    rows = await group_members(visit.connection, group_id)
     visit.trace.resources += [f"group_member/{r['id']}" for r in rows]
+    visit.trace.patients |= {r["patient_id"] for r in rows}
     return [public(r) for r in rows]
 
 
 async def get_member(visit: Visit, group_id: UUID, member_id: UUID) -> Row:
     """Return one member of a group. Raises NotFound."""
     await get_group(visit, group_id)
-    row = await find_row(visit.connection, group_member, id=member_id, group_id=group_id)
+    row = next((r for r in await group_members(visit.connection, group_id) if r["id"] == member_id), None)
     if row is None:
         raise NotFound
+    visit.trace.patient_id = row["patient_id"]
+    visit.trace.resources.append(f"group_member/{member_id}")
     return public(row)
 
 

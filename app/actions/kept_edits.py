@@ -12,7 +12,7 @@ from app.actions.records import Fields, amend, create, get_in_chart, reveal
 from app.actions.synced import SCOPE_OF, may_see
 from app.actions.visit import Chart, Precondition, Visit, chart_of, open_chart
 from app.domain.errors import NotFound, Refusal
-from app.domain.protection import RIGHTS
+from app.domain.protection import SAFETY
 from app.domain.sync import SERVER_MADE, ConflictResolved, DeletedStays
 from app.store.database import Row
 from app.store.people import find_chart, newest_episode_of, was_told_to_forget
@@ -55,7 +55,7 @@ async def _chart_that_was_left(visit: Visit, episode_id: UUID) -> Chart | None:
     if person is None or not await was_told_to_forget(visit.connection, person, episode_id):
         return None
     row = await find_chart(visit.connection, episode_id, None, lock=True)
-    return None if row is None else chart_of(replace(visit, use=RIGHTS), row)
+    return None if row is None else chart_of(replace(visit, use=SAFETY), row)  # what was done offline is stored, whatever stands over the chart
 
 
 async def keep_edit(visit: Visit, mutation: Mutation, trouble: Contested) -> Result:

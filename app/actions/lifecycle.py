@@ -1,5 +1,6 @@
 """The status of a course: paused, resumed, on hold for risk, taken up again, closed, reopened; and its linked continuation."""
 
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -9,6 +10,7 @@ from app.actions.visit import Visit, open_chart
 from app.domain.errors import Conflict, Fault, Invalid
 from app.domain.lifecycle import State, apply_command, check_order
 from app.domain.people import today_of
+from app.domain.protection import CARE, RECORD
 from app.store.database import Row
 from app.store.people import care_roles
 from app.store.rows import rows_of
@@ -17,6 +19,9 @@ from app.store.tables.work import risk_alert
 from app.store.tables.workflow import status_change
 
 MAINTENANCE = "IPT-M"
+
+
+TAKE_UP = {"resume", "re_engage", "reopen"}  # care goes on: the others bring it to rest or to its end
 
 
 class CourseNotEnded(Conflict):
@@ -28,7 +33,8 @@ async def change_status(visit: Visit, episode_id: UUID, command: str, values: di
 
     Raises CommandUnfit, ClinicianOnly, ReasonMissing, RecordOpen.
     """
-    chart = await open_chart(visit, episode_id, lock=True)
+    taking_up = command in TAKE_UP and visit.use == RECORD
+    chart = await open_chart(replace(visit, use=CARE) if taking_up else visit, episode_id, lock=True)
     row = chart.episode
     occurred = values.get("occurred_at") or visit.now
     if occurred > visit.now:

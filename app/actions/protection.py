@@ -20,11 +20,15 @@ from app.domain.protection import (
     UnderLegalHold,
     kept_until,
 )
+from app.keys.cipher import PatientKey
 from app.store.database import Row
 from app.store.door import revoke
 from app.store.feed import Audience
-from app.store.people import find_patient, is_in_care_team
+from app.store.idempotency import hold_for_transaction
+from app.store.people import courses_of, find_patient
 from app.store.protection import (
+    blank_answers,
+    blank_emergencies,
     blank_patient,
     delete_rows_of,
     destroy_key,
@@ -39,7 +43,6 @@ from app.store.rows import find_row, rows_of
 from app.store.tables.door import partner_setting
 from app.store.tables.people import care_team, patient
 from app.store.tables.protection import break_glass, erasure
-from app.store.tables.sync import device
 
 DAY = timedelta(days=1)
 
@@ -56,20 +59,32 @@ async def read_protection(visit: Visit, patient_id: UUID) -> Row:
 
 
 async def protect(visit: Visit, patient_id: UUID, values: dict[str, Any]) -> Row:
-    """Restrict processing (GDPR Art. 18) or lift that; put under a legal hold or lift it. Phones forget restricted charts, and get them back.
+    """Restrict processing (GDPR Art. 18) or lift that; put under a legal hold or lift it: of the person, by every registration.
 
-    Raises BackendOnly, NotFound.
+    Phones forget restricted charts, and get them back. Raises BackendOnly, NotFound.
     """
     check_backend(visit)
-    row, key = await open_patient(visit, patient_id, lock=True)
-    visit.precondition.check(row["version"])
-    before, after = row["restricted_because"] is not None, values["restricted_because"] is not None
-    if before != after:
-        await _tell_phones(visit, patient_id, "revoke" if after else "grant")
-    return await amend(visit, patient, reveal(key, patient, row), Fields(values), key=key)
+    rows = await _registrations(visit, patient_id)
+    visit.precondition.check(next(r["version"] for r in rows if r["id"] == patient_id))
+    found = {}
+    for row in rows:
+        before, after = row["restricted_because"] is not None, values["restricted_because"] is not None
+        if before != after:
+            await tell_phones(visit, row["id"], "revoke" if after else "grant")
+        present = reveal(visit.patient_keys[row["id"]], patient, row)
+        found[row["id"]] = await amend(visit, patient, present, Fields(values), key=visit.patient_keys[row["id"]])
+    return found[patient_id]
 
 
-async def _tell_phones(visit: Visit, patient_id: UUID, op: str) -> None:
+async def _registrations(visit: Visit, patient_id: UUID) -> list[Row]:
+    """Return every registration of a person, locked in one order, the keys at hand. Raises NotFound."""
+    row, _ = await open_patient(visit, patient_id)
+    root = row["merged_into"] or patient_id
+    same = {root, *(r["id"] for r in await rows_of(visit.connection, patient, merged_into=root) if r["erased_at"] is None)}
+    return [(await open_patient(visit, one, lock=True))[0] for one in sorted(same)]
+
+
+async def tell_phones(visit: Visit, patient_id: UUID, op: str) -> None:
     """Let the devices of the care teams forget a patient's charts, or get them back."""
     ties = await rows_of(visit.connection, care_team, patient_id=patient_id)
     visit.journal.audiences += [Audience(op, t["clinician_id"], patient_id, t["episode_id"]) for t in ties]
@@ -84,16 +99,15 @@ async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str) -> Ma
     done = await find_row(visit.connection, erasure, patient_id=patient_id)
     if done is not None:
         return Made(public(done), new=False)
-    row, _ = await open_patient(visit, patient_id, lock=True)
-    root = row["merged_into"] or patient_id
-    same = sorted({root, *(r["id"] for r in await rows_of(visit.connection, patient, merged_into=root) if r["erased_at"] is None)})
-    rows = [(await open_patient(visit, one, lock=True))[0] for one in same]
+    rows = await _registrations(visit, patient_id)
     if any(r["legal_hold"] for r in rows):
         raise UnderLegalHold
     made: dict[UUID, Made] = {}
     for one in rows:
-        await _tell_phones(visit, one["id"], "revoke")
+        await tell_phones(visit, one["id"], "revoke")
         visit.journal.erased.append(one["id"])
+        await blank_answers(visit.connection, one["id"], visit.now)
+        await blank_emergencies(visit.connection, one["id"])
         await destroy_key(visit.connection, one["id"], visit.now)
         await blank_patient(visit.connection, one["id"], one["version"] + 1, visit.now)
         await revoke(visit.connection, "patient", str(one["id"]), visit.now, visit.now + TOKENS_DEAD_AFTER)
@@ -112,8 +126,8 @@ async def finish_erasure(visit: Visit, erasure_id: UUID) -> bool:
     visit.trace.patient_id = patient_id
     shared = await shared_rows(visit.connection, patient_id)
     for table, one in shared:
-        await remove(visit, table, public(one), None)
-    counts = await delete_rows_of(visit.connection, patient_id, [r["id"] for table, r in shared if table is device])
+        await remove(visit, table, public(one), None, keep_state=False)
+    counts = await delete_rows_of(visit.connection, patient_id, [r["id"] for _, r in shared])
     counts |= {str(table.name): sum(t is table for t, _ in shared) for table, _ in shared}
     await amend(visit, erasure, public(row), Fields({"rows_erased_at": visit.now, "counts": counts}))
     return True
@@ -135,25 +149,32 @@ async def open_in_emergency(visit: Visit, patient_id: UUID, reason: str) -> Made
     Raises ClinicianOnly, NotFound, AlreadyInCareTeam, EmergencyUsedUp.
     """
     clinician_id = visit.clinician()
+    await hold_for_transaction(visit.connection, f"emergency|{visit.caller.partner_id}|{clinician_id}")  # what is counted next stays true
     row = await find_patient(visit.connection, patient_id, None, lock=True)
     if row is None:
         raise NotFound
-    if await is_in_care_team(visit.connection, clinician_id, patient_id):
+    courses = await courses_of(visit.connection, patient_id, clinician_id)
+    if courses and all(c["mine"] for c in courses) and row["restricted_because"] is None:
         raise AlreadyInCareTeam
     if await emergencies_since(visit.connection, clinician_id, visit.now - DAY) >= EMERGENCIES_A_DAY:
         raise EmergencyUsedUp
     clear = {"patient_id": patient_id, "clinician_id": clinician_id, "client_id": visit.caller.client_id, "expires_at": visit.now + EMERGENCY_LASTS}
     fields = Fields({**clear, "status": "awaiting_review"}, {"reason": reason, "review_note": None})
     made = await create(visit, break_glass, fields, key=visit.key_of(row))
-    visit.trace.break_glass_id = made.row["id"]
-    return made
+    visit.trace.emergencies[patient_id] = made.row["id"]
+    return Made(made.row | {"episode_ids": [c["id"] for c in courses]}, made.new)
 
 
 async def list_emergencies(visit: Visit, filters: dict[str, Any], after: Sequence[Any] | None, limit: int) -> list[Row]:
     """Return a page of emergency accesses. Raises BackendOnly."""
     check_backend(visit)
     rows = await page_emergencies(visit.connection, filters, after, limit)
-    return [reveal(visit.key_of(r), break_glass, r) for r in rows]
+    return [reveal(_key_of_emergency(visit, r), break_glass, r) for r in rows]
+
+
+def _key_of_emergency(visit: Visit, row: Row) -> PatientKey:
+    """Return the patient's key; of one who was erased, the partner's own, under which the note of a later review is sealed."""
+    return visit.key_of(row) if row["wrapped"] is not None else visit.keys.own_key(visit.caller.partner_id)
 
 
 async def review_emergency(visit: Visit, break_glass_id: UUID, finding: str, reviewer: str, note: str | None) -> Row:
@@ -164,33 +185,58 @@ async def review_emergency(visit: Visit, break_glass_id: UUID, finding: str, rev
         raise NotFound
     if row["status"] == "reviewed":
         raise ReviewDone
-    key = visit.key_of(row)
+    key = _key_of_emergency(visit, row)
     clear = {"status": "reviewed", "finding": finding, "reviewed_by": reviewer, "reviewed_at": visit.now}
     return await amend(visit, break_glass, reveal(key, break_glass, row), Fields(clear, {"review_note": note}), key=key)
 
 
-async def retention_due(visit: Visit, after: UUID | None, limit: int, *, only_when_on: bool = False) -> list[dict[str, Any]]:
-    """Return patients whose record need not be kept any longer, by id; nothing is changed. Raises BackendOnly, RetentionUnset."""
+async def retention_due(visit: Visit, after: UUID | None, limit: int, *, to_erase: bool = False) -> list[dict[str, Any]]:
+    """Return persons whose record need not be kept any longer, by id; nothing is changed. Raises BackendOnly, RetentionUnset.
+
+    `to_erase`: only what the worker may erase: the partner has said so, and no legal hold stands over it.
+    """
+    policy = await _policy(visit, to_erase=to_erase)
+    today = visit.now.date()
+    due: list[dict[str, Any]] = []
+    while len(due) <= limit:
+        rows = await ended_before(visit.connection, _newest_end(policy, today), after, limit + 1, held=not to_erase)
+        due += [d for d in (_due(policy, r, today) for r in rows) if d is not None]
+        if len(rows) <= limit:
+            break
+        after = rows[-1]["id"]
+    return due
+
+
+async def retire(visit: Visit, patient_id: UUID) -> bool:
+    """Erase a person whose record is due, once more held against the rule under the lock; False when it is not due any more.
+
+    Raises UnderLegalHold, and what an erasure raises.
+    """
+    policy = await _policy(visit, to_erase=True)
+    await _registrations(visit, patient_id)
+    today = visit.now.date()
+    rows = await ended_before(visit.connection, _newest_end(policy, today), None, 1, only=patient_id, held=False)
+    if not rows or _due(policy, rows[0], today) is None:
+        return False
+    await order_erasure(visit, patient_id, "retention")
+    return True
+
+
+async def _policy(visit: Visit, *, to_erase: bool) -> Retention:
     check_backend(visit)
     settings = await find_row(visit.connection, partner_setting)
     if settings is None or settings["retention"] is None:
         raise RetentionUnset
     policy = Retention(**settings["retention"])
-    if only_when_on and not policy.erase:
+    if to_erase and not policy.erase:
         raise RetentionUnset
-    today = visit.now.date()
-    due: list[dict[str, Any]] = []
-    while len(due) <= limit:
-        rows = await ended_before(visit.connection, _newest_end(policy, today), after, limit + 1)
-        for row in rows:
-            ended_on = today_of(row["time_zone"], row["ended_at"])
-            last = kept_until(policy, ended_on, row["birth_year"])
-            if last < today:
-                due.append({"patient_id": row["id"], "ended_on": ended_on, "kept_until": last, "legal_hold": row["legal_hold"]})
-        if len(rows) <= limit:
-            break
-        after = rows[-1]["id"]
-    return due
+    return policy
+
+
+def _due(policy: Retention, row: Row, today: date) -> dict[str, Any] | None:
+    ended_on = today_of(row["time_zone"], row["ended_at"])
+    last = kept_until(policy, ended_on, row["birth_year"])
+    return {"patient_id": row["id"], "ended_on": ended_on, "kept_until": last, "legal_hold": row["legal_hold"]} if last < today else None
 
 
 def _newest_end(policy: Retention, today: date) -> date:

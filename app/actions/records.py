@@ -129,10 +129,10 @@ async def mark_deleted(visit: Visit, table: sa.Table, present: Row, key: Patient
     await amend(visit, table, present, Fields({"deleted_at": visit.now}), key=key, op="delete")
 
 
-async def remove(visit: Visit, table: sa.Table, present: Row, key: PatientKey | None) -> None:
-    """Delete a row that carries no history of its own (a tie between two resources) and tell it."""
+async def remove(visit: Visit, table: sa.Table, present: Row, key: PatientKey | None, *, keep_state: bool = True) -> None:
+    """Delete a row that carries no history of its own (a tie between two resources) and tell it; without its state when it is erased."""
     await delete_row(visit.connection, table, present["id"])
-    _tell(visit, table, {**present, "version": present["version"] + 1}, key, "delete")
+    _tell(visit, table, {**present, "version": present["version"] + 1}, key, "delete", keep_state=keep_state)
     _tell_devices(visit, table, present, None)
 
 
@@ -171,13 +171,13 @@ def _with_sealed(visit: Visit, table: sa.Table, row: Row, secret: Mapping[str, A
     return {**row, "sealed": key.seal(secret, place)}
 
 
-def _tell(visit: Visit, table: sa.Table, row: Row, key: PatientKey | None, op: str) -> None:
+def _tell(visit: Visit, table: sa.Table, row: Row, key: PatientKey | None, op: str, *, keep_state: bool = True) -> None:
     """Note the change with the row's state, sealed under the patient's key, so that history outlives the row."""
     place = place_of(visit.caller.partner_id, f"change:{table.name}", row["id"], row["version"])
     state = visit.keys.seal(orjson.dumps(row, default=str), place) if key is None else key.seal(row, place)
     patient_id = row.get("patient_id") or (row["id"] if table.name == "patient" else None)
     episode_id = row.get("episode_id") or (row["id"] if table.name == "episode" else None)
-    visit.journal.tell(Change(table.name, row["id"], row["version"], op, patient_id, episode_id, state))
+    visit.journal.tell(Change(table.name, row["id"], row["version"], op, patient_id, episode_id, state if keep_state else None))
     visit.trace.resources.append(f"{table.name}/{row['id']}")
 
 

@@ -8,13 +8,14 @@ from uuid import UUID
 from app.actions.visit import Visit
 from app.domain.audit import FIRST_PREVIOUS, FORGED, AuditForClients, event_of, hash_of_seal, leaf_of, seal_claims
 from app.domain.errors import NotFound
-from app.keys.cipher import KeyRing
-from app.keys.tokens import SigningKey, sign_seal
+from app.keys.cipher import KeyMissing, KeyRing
+from app.keys.tokens import SigningKey, public_half, sign_seal
 from app.store.audit import is_ours
 from app.store.database import Connection, Row
 from app.store.idempotency import hold_for_transaction
 from app.store.people import same_person
-from app.store.trail import accesses_by_person, add_seal, all_public_keys, mark_sealed, newest_seal, page_audit_events, page_seals, unsealed
+from app.store.trail import accesses_by_person, add_seal, every_signing_key, mark_sealed, newest_seal, page_audit_events, page_seals, unsealed
+from app.store.wrapping import signing_place
 
 
 def check_client(visit: Visit) -> None:
@@ -30,17 +31,28 @@ async def read_audit_events(visit: Visit, filters: dict[str, Any], after: Sequen
     return [{**event_of(r), "seal": r["sealed_by"] if r["sealed_by"] != FORGED else None, "forged": r["sealed_by"] == FORGED} for r in rows]
 
 
-async def read_seals(visit: Visit, after: Sequence[Any] | None, limit: int) -> list[Row]:
-    """Return a page of seals. Raises AuditForClients."""
+async def read_seals(visit: Visit, number: int | None, after: Sequence[Any] | None, limit: int) -> list[Row]:
+    """Return a page of seals, from `number` on. Raises AuditForClients."""
     check_client(visit)
-    rows = await page_seals(visit.connection, after, limit)
+    rows = await page_seals(visit.connection, number, after, limit)
     return [{**r, "root": r["root"].hex(), "previous": r["previous"].hex()} for r in rows]
 
 
 async def read_seal_keys(visit: Visit) -> list[dict[str, str]]:
-    """Return the public keys that have ever signed seals. Raises AuditForClients."""
+    """Return the public keys that have ever signed seals. Raises AuditForClients.
+
+    Each is made from its private half, which only the service can open: a key that somebody else has put into the database is not shown.
+    """
     check_client(visit)
-    return await all_public_keys(visit.connection)
+    found = []
+    for row in await every_signing_key(visit.connection):
+        try:
+            public = public_half(visit.keys.open(row["private_sealed"], signing_place(row["kid"])).decode())
+        except (KeyMissing, ValueError):
+            continue
+        if public["kid"] == row["kid"]:
+            found.append(public)
+    return found
 
 
 async def read_accesses(visit: Visit, patient_id: UUID) -> list[Row]:
@@ -61,19 +73,20 @@ def newest_signing(keys: Iterable[SigningKey], now: datetime) -> SigningKey | No
 async def seal_trail(connection: Connection, keys: KeyRing, signing: SigningKey, now: datetime) -> tuple[int, int]:
     """Seal what is committed and not sealed yet: a Merkle root, chained and signed. Return how many events it covers, and how many were forged.
 
-    An event without the service's code was put there by somebody else: it is marked, never sealed. (The first seal takes events
-    from before there were codes.) Partners are sealed one worker at a time. The order of commits does not matter.
+    An event without the service's code was put there by somebody else: it is marked, never sealed. Partners are sealed one worker at a
+    time. The order of commits does not matter.
     """
     await hold_for_transaction(connection, f"seal|{connection.partner_id}")
     rows = await unsealed(connection)
     if not rows:
         return 0, 0
-    last = await newest_seal(connection)
-    ours = [r for r in rows if is_ours(keys, r) or (last is None and r["mac"] is None)]
-    forged = [r["id"] for r in rows if r not in ours]
+    ours, forged = [], []
+    for row in rows:
+        (ours.append(row) if is_ours(keys, row) else forged.append(row["id"]))
     if forged:
         await mark_sealed(connection, forged, FORGED)
     if ours:
+        last = await newest_seal(connection)
         number = 1 if last is None else last["number"] + 1
         previous = FIRST_PREVIOUS if last is None else hash_of_seal(last["signature"])
         claims = seal_claims(connection.partner_id, number, [leaf_of(event_of(r)) for r in sorted(ours, key=lambda r: str(r["id"]))], previous, now)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from app.domain.errors import Conflict, NotFound
 from app.domain.people import today_of
-from app.domain.protection import CARE, SHARING, SharingRefused, check_use
+from app.domain.protection import CARE, CLIENT, CLINICIAN, PATIENT, SHARING, SharingRefused, check_use
 from app.domain.protocols import Protocol, common_tasks, protocol, protocol_from
 from app.domain.risk import ClinicianOnly
 from app.keys.cipher import KeyRing, PatientKey
@@ -62,8 +62,8 @@ class Trace:
     resources: list[str] = field(default_factory=list)
     patients: set[UUID] = field(default_factory=set)
     """The patients of whom a list shows something."""
-    break_glass_id: UUID | None = None
-    """The emergency access by which a chart was opened."""
+    emergencies: dict[UUID, UUID] = field(default_factory=dict)
+    """The emergency access by which the chart of a patient was opened."""
     by_patient: dict[UUID | None, list[str]] = field(default_factory=dict)
     """What a request about several patients touched, patient by patient: each gets an audit row of its own."""
 
@@ -75,7 +75,12 @@ class Trace:
         """Return one trace for each patient; the whole when there are not several."""
         if not self.by_patient:
             return [self]
-        return [Trace(patient_id, resources=resources) for patient_id, resources in self.by_patient.items()]
+        return [Trace(patient_id, resources=resources, emergencies=self.emergencies) for patient_id, resources in self.by_patient.items()]
+
+    @property
+    def break_glass_id(self) -> UUID | None:
+        """Return the emergency access that marks this audit row: the patient's; of a list, the first."""
+        return self.emergencies.get(self.patient_id) if self.patient_id else next(iter(self.emergencies.values()), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,11 +162,11 @@ def chart_of(visit: Visit, row: Row, *, writes: bool = False) -> Chart:
 def _check_use(visit: Visit, row: Row, *, writes: bool) -> None:
     """Hold the visit's use against the patient's restriction and consent: the one place, for every way that leads to a chart."""
     emergency = row["emergency_id"]
-    check_use(
-        visit.use, writes=writes, restricted=row["restricted_because"] is not None, emergency=emergency is not None, treatment=row["treatment_given"]
-    )
+    by = PATIENT if visit.caller.patient_id else CLINICIAN if visit.caller.clinician_id else CLIENT
+    restricted = row["restricted_because"] is not None
+    check_use(visit.use, by, writes=writes, restricted=restricted, emergency=emergency is not None, treatment=row["treatment_given"])
     if emergency is not None:
-        visit.trace.break_glass_id = emergency
+        visit.trace.emergencies[row.get("patient_id") or row["id"]] = emergency
 
 
 def protocol_of(row: Row) -> Protocol:

@@ -38,6 +38,7 @@ class AuditEventOut(Out):
     reason: str | None = Field(description="What refused it")
     request_id: str
     patient_id: UUID | None
+    patients: list[UUID] = Field(description="Further patients of whom a list showed something")
     episode_id: UUID | None
     break_glass_id: UUID | None = Field(description="The emergency access by which the chart was open")
     resources: list[str]
@@ -103,10 +104,15 @@ class SealPage(Out):
 
 
 @router.get("/audit/seals", response_model=SealPage)
-async def list_seals(call: Annotated[Call, needs("audit:read", use=RIGHTS)], limit: Many = 100, cursor: Cursor = None) -> Row:
+async def list_seals(
+    call: Annotated[Call, needs("audit:read", use=RIGHTS)],
+    number_from: Annotated[int | None, Query(ge=1, le=2**53)] = None,
+    limit: Many = 100,
+    cursor: Cursor = None,
+) -> Row:
     """List the seals over your part of the trail. Keep the newest one: with it nobody can cut the trail short unseen."""
-    pager = call.pager(limit, cursor, kinds=(int,))
-    items, following = pager.cut(await read_seals(call.visit, pager.after, limit), "number")
+    pager = call.pager(limit, cursor, {"number_from": number_from}, kinds=(int,))
+    items, following = pager.cut(await read_seals(call.visit, number_from, pager.after, limit), "number")
     return {"items": items, "next": following}
 
 

@@ -24,7 +24,7 @@ from app.api.people import PatientOut
 from app.api.request import Call, Route, needs
 from app.api.shapes import Flag, In, Kept, Line, Moment, Out, Prose, Whole
 from app.domain.errors import NotFound
-from app.domain.protection import YEARS_KEPT_MAX, YEARS_KEPT_MIN
+from app.domain.protection import RIGHTS, YEARS_KEPT_MAX, YEARS_KEPT_MIN
 from app.domain.protocols import common_tasks, protocol_from
 from app.store.database import Row
 from app.store.rows import find_row, rows_of
@@ -180,7 +180,7 @@ class TransferOut(Out):
 
 
 @router.post("/clinicians/{clinician_id}/transfer", response_model=TransferOut)
-async def transfer_courses(call: Annotated[Call, needs("episodes:write")], clinician_id: UUID, transfer_in: TransferIn) -> Row:
+async def transfer_courses(call: Annotated[Call, needs("episodes:write", use=RIGHTS)], clinician_id: UUID, transfer_in: TransferIn) -> Row:
     """Hand a clinician's open courses to another, each with the role held in it: for an absence, or for good."""
     return await transfer_caseload(call.visit, clinician_id, transfer_in.members())
 
@@ -198,19 +198,19 @@ class DuplicateList(Out):
 
 
 @router.post("/patients/{patient_id}/duplicates", status_code=200, response_model=PatientOut)
-async def create_duplicate(call: Annotated[Call, needs("patients:write")], patient_id: UUID, duplicate_in: DuplicateIn) -> Row:
+async def create_duplicate(call: Annotated[Call, needs("patients:write", use=RIGHTS)], patient_id: UUID, duplicate_in: DuplicateIn) -> Row:
     """Say that another registration is this person: its courses and consents count as this patient's. It can be taken back."""
     return call.stored(await merge_duplicate(call.visit, patient_id, duplicate_in.patient_id))
 
 
 @router.get("/patients/{patient_id}/duplicates", response_model=DuplicateList)
-async def list_duplicates(call: Annotated[Call, needs("patients:read")], patient_id: UUID) -> Row:
+async def list_duplicates(call: Annotated[Call, needs("patients:read", use=RIGHTS)], patient_id: UUID) -> Row:
     """List the duplicate registrations of a patient."""
     return {"items": await duplicates_of(call.visit, patient_id)}
 
 
 @router.delete("/patients/{patient_id}/duplicates/{duplicate_id}", status_code=204)
-async def delete_duplicate(call: Annotated[Call, needs("patients:write")], patient_id: UUID, duplicate_id: UUID) -> Response:
+async def delete_duplicate(call: Annotated[Call, needs("patients:write", use=RIGHTS)], patient_id: UUID, duplicate_id: UUID) -> Response:
     """Take a merge back: they were two people. If-Match takes the duplicate's ETag."""
     await split_duplicate(call.visit, patient_id, duplicate_id)
     return Response(status_code=204)
@@ -224,7 +224,9 @@ class ChartPage(Out):
 
 
 @router.get("/exports/charts", response_model=ChartPage)
-async def export_charts(call: Annotated[Call, needs("exports:read")], limit: Annotated[Limit, Field(le=50)] = 20, cursor: Cursor = None) -> Row:
+async def export_charts(
+    call: Annotated[Call, needs("exports:read", use=RIGHTS)], limit: Annotated[Limit, Field(le=50)] = 20, cursor: Cursor = None
+) -> Row:
     """Take out the whole caseload, patient by patient, with everything held of each. Psychotherapy notes need notes:read beside."""
     check_backend(call.visit)
     pager = call.pager(limit, cursor)

@@ -19,6 +19,7 @@ from app.api.request import Call, Route, needs
 from app.api.shapes import In, InChart, Moment, Out, Prose
 from app.domain.errors import Fault, Invalid, NotFound
 from app.store.database import Row
+from app.store.people import listed
 from app.store.rows import own, page
 from app.store.sync import caseload_of
 from app.store.tables.people import patient_key
@@ -70,6 +71,7 @@ async def list_conflicts(
     visit = call.visit
     pager = call.pager(limit, cursor, {"status": status, "episode_id": episode_id})
     wanted = [own(visit.connection, sync_conflict), sync_conflict.c.entity.in_(conflicts_shown(visit.caller))]
+    wanted += [listed(visit.connection, sync_conflict.c.patient_id)]
     wanted += [sync_conflict.c.status == status] if status else []
     wanted += [sync_conflict.c.episode_id == episode_id] if episode_id else []
     if visit.caller.clinician_id is not None:

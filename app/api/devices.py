@@ -7,7 +7,7 @@ import sqlalchemy as sa
 from fastapi import APIRouter
 from pydantic import Field
 
-from app.actions.devices import get_device, report_wiped, revoke_device, wipe_list
+from app.actions.devices import get_device, note_owners, report_wiped, revoke_device, wipe_list
 from app.actions.visit import public
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
@@ -63,6 +63,7 @@ async def list_devices(
     query = sa.select(device).where(own(visit.connection, device), *wanted)
     items, following = pager.cut(await page(visit.connection, query, [device.c.id], pager.after, limit), "id")
     call.saw(items, "device")
+    note_owners(visit, items)
     return {"items": [public(r) for r in items], "next": following}
 
 

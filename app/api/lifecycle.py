@@ -89,7 +89,7 @@ class Continuations(Out):
 
 
 @router.post("/maintenance", status_code=201, response_model=EpisodeOut)
-async def create_continuation(call: Annotated[Call, needs("episodes:write", use=RECORD)], episode_id: UUID, maintenance_in: MaintenanceIn) -> Row:
+async def create_continuation(call: Annotated[Call, needs("episodes:write")], episode_id: UUID, maintenance_in: MaintenanceIn) -> Row:
     """Open a linked episode for continuation or maintenance, once the ending has begun. It has gates and a contract of its own."""
     return call.made(await continue_course(call.visit, episode_id, maintenance_in.members()), "/v1/episodes/{id}")
 

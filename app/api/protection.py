@@ -150,13 +150,14 @@ class EmergencyOut(Kept):
     patient_id: UUID
     clinician_id: UUID
     client_id: str
-    reason: str
+    reason: str | None = Field(None, description="null when the patient was erased since")
     expires_at: Moment
     status: Literal["awaiting_review", "reviewed"]
     finding: Finding | None
     reviewed_by: str | None
     reviewed_at: Moment | None
-    review_note: str | None
+    review_note: str | None = None
+    episode_ids: list[UUID] | None = Field(None, description="When it is opened: the patient's courses, the newest first. No list shows them")
 
 
 class EmergencyPage(Out):

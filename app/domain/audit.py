@@ -14,7 +14,7 @@ from app.domain.errors import Forbidden
 
 EVENT_MEMBERS = (
     *("id", "at", "client_id", "person", "device_id", "action", "route", "outcome", "reason", "request_id"),
-    *("patient_id", "episode_id", "break_glass_id", "resources"),
+    *("patient_id", "patients", "episode_id", "break_glass_id", "resources"),
 )
 FIRST_PREVIOUS = bytes(32)
 FORGED = -1  # stands in `sealed_by` of a row that the service did not write

@@ -19,6 +19,7 @@ SAFETY = "safety"  # risk alerts
 RIGHTS = "rights"  # the person's own rights over the data
 SHARING = "sharing"  # documents made to be given to others
 USES = (CARE, RECORD, SAFETY, RIGHTS, SHARING)
+CLIENT, CLINICIAN, PATIENT = "client", "clinician", "patient"
 
 EMERGENCY_LASTS = timedelta(minutes=60)  # own design, as is the next figure
 EMERGENCIES_A_DAY = 3
@@ -52,7 +53,11 @@ class EmergencyUsedUp(Forbidden):
 
 
 class AlreadyInCareTeam(Conflict):
-    """This clinician is in the care team already: no emergency access is needed."""
+    """Every course of this patient is open to the clinician already: no emergency access is needed."""
+
+
+class EmergencyOnly(Forbidden):
+    """The chart is open by emergency access, which makes no lasting tie."""
 
 
 class OwnReview(Forbidden):
@@ -63,13 +68,15 @@ class ReviewDone(Conflict):
     """This emergency access was reviewed already."""
 
 
-def check_use(use: str, *, writes: bool, restricted: bool, emergency: bool, treatment: bool | None) -> None:
+def check_use(use: str, by: str, *, writes: bool, restricted: bool, emergency: bool, treatment: bool | None) -> None:
     """Hold a use of a chart against the patient's restriction and consent. `treatment`: the newest decision, None when there is none.
 
-    Emergency access passes a restriction: it protects life, is told at once, and is reviewed.
-    Raises ProcessingRestricted, ConsentWithdrawn.
+    `by`: who acts: the partner's `client`, a `clinician`, or the `patient`. A restriction does not bind the person it protects (their own answers
+    may be a cry for help), nor the client that carries out their rights. Emergency access passes it: it protects life, is told at once, and is
+    reviewed. Raises ProcessingRestricted, ConsentWithdrawn.
     """
-    if restricted and use not in {SAFETY, RIGHTS} and not emergency:
+    free = by == PATIENT or use == SAFETY or (use == RIGHTS and by == CLIENT)
+    if restricted and not free and not emergency:
         raise ProcessingRestricted
     if writes and use in {CARE, SHARING} and treatment is False:
         raise ConsentWithdrawn

@@ -55,23 +55,32 @@ class PatientKey:
 
 
 class KeyRing:
-    """The key-encryption keys, versioned. The newest wraps; every one still unwraps. `reread` gives the keys as they are now."""
+    """The key-encryption keys, versioned. One wraps (`newest`); every one still unwraps. `reread` gives the keys as they are now."""
 
     def __init__(
         self,
         keys: Mapping[int, bytes],
         derivation: bytes | None = None,
-        reread: Callable[[], tuple[Mapping[int, bytes], bytes]] | None = None,
+        wraps: int | None = None,
+        reread: Callable[[], tuple[Mapping[int, bytes], bytes, int]] | None = None,
     ) -> None:
         self._reread = reread
         self._looked_for: dict[int, float] = {}
-        self._take(keys, derivation if derivation is not None else keys[min(keys)] if keys else b"")
+        self._take(keys, derivation if derivation is not None else keys[min(keys)] if keys else b"", wraps or max(keys, default=0))
 
-    def _take(self, keys: Mapping[int, bytes], derivation: bytes) -> None:
+    @property
+    def versions(self) -> frozenset[int]:
+        """Return the versions that unwrap."""
+        return frozenset(self._keys)
+
+    def _take(self, keys: Mapping[int, bytes], derivation: bytes, wraps: int) -> None:
         if not keys or any(len(k) != KEY_BYTES for k in (*keys.values(), derivation)) or not all(0 < v <= MOST_VERSIONS for v in keys):
             message = "The keys are not of 32 bytes each."
             raise KeyMissing(message)
-        self._keys, self._derivation, self.newest = dict(keys), derivation, max(keys)
+        if wraps not in keys:
+            message = "The version that is to wrap is not among the keys."
+            raise KeyMissing(message)
+        self._keys, self._derivation, self.newest = dict(keys), derivation, wraps
 
     def refresh(self) -> None:
         """Read the keys again. Raises KeyMissing; the ring then stays as it was."""

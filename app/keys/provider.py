@@ -1,22 +1,25 @@
 """Where the key-encryption keys come from: a file, the environment, or a command that asks a key management service.
 
-All three give the same JSON: `{"keys": {"1": "<base64 of 32 bytes>", ...}, "derivation": "<base64 of 32 bytes>"}`. The newest
-version wraps, every one still unwraps; `derivation` is what keys for single purposes are derived from, and stays when the others rotate.
+All three give the same JSON: `{"keys": {"1": "<base64 of 32 bytes>", ...}, "wraps": 1, "derivation": "<base64 of 32 bytes>"}`. `wraps` is the
+version that wraps (the newest when it is left out), every one still unwraps; `derivation` is what keys for single purposes are derived
+from, and stays when the others rotate.
 """
 
 import base64
+import fcntl
 import json
 import os
 import shlex
 import subprocess
 import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
 from app.keys.cipher import KEY_BYTES, KeyMissing, KeyRing
 
-COMMAND_SECONDS = 30
+COMMAND_SECONDS = 10
 
 
 class KeyProvider(Protocol):
@@ -81,16 +84,17 @@ def read_key_ring(path: Path) -> KeyRing:
     return read_keys(KeyFile(path))
 
 
-def parsed(text: str) -> tuple[dict[int, bytes], bytes]:
-    """Parse the JSON of the keys. Raises KeyMissing with a sentence that shows nothing of it."""
+def parsed(text: str) -> tuple[dict[int, bytes], bytes, int]:
+    """Parse the JSON of the keys: by version, the derivation, and which version wraps. Raises KeyMissing with a sentence that shows nothing of it."""
     try:
         stored = json.loads(text)
         keys = {int(v): base64.b64decode(k, validate=True) for v, k in stored["keys"].items()}
         derivation = base64.b64decode(stored["derivation"], validate=True) if "derivation" in stored else keys[min(keys)]
+        wraps = int(stored.get("wraps", max(keys)))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         message = f"The keys cannot be read: {type(error).__name__}."
         raise KeyMissing(message) from None
-    return keys, derivation
+    return keys, derivation, wraps
 
 
 def create_key_file(path: Path) -> bool:
@@ -101,28 +105,41 @@ def create_key_file(path: Path) -> bool:
     except FileExistsError:
         return False
     with os.fdopen(handle, "w", encoding="utf-8") as file:
-        _write(file, {"keys": {"1": _fresh()}, "derivation": _fresh()})
+        _write(file, {"keys": {"1": _fresh()}, "wraps": 1, "derivation": _fresh()})
     return True
 
 
 def add_key(path: Path) -> int:
-    """Add a key of the next version, which wraps from now on, and return that version. Raises KeyMissing."""
+    """Add a key of the next version, which unwraps and does not wrap yet, and return that version. Raises KeyMissing."""
 
-    def change(stored: dict[str, Any], keys: Mapping[int, bytes], derivation: bytes) -> int:
+    def change(stored: dict[str, Any], keys: Mapping[int, bytes], derivation: bytes, wraps: int) -> int:
         version = max(keys) + 1
         stored["keys"][str(version)] = _fresh()
-        stored["derivation"] = base64.b64encode(derivation).decode()
+        stored |= {"derivation": base64.b64encode(derivation).decode(), "wraps": wraps}
         return version
 
     return _changed(path, change)
 
 
-def drop_key(path: Path, version: int) -> None:
-    """Take an old key out of the file. Whoever calls has made sure that nothing is sealed under it. Raises KeyMissing."""
+def use_key(path: Path, version: int) -> None:
+    """Let a version wrap from now on: every process must have the file that holds it. Raises KeyMissing."""
 
-    def change(stored: dict[str, Any], keys: Mapping[int, bytes], _: bytes) -> int:
-        if version not in keys or version == max(keys):
-            message = f"Version {version} is not an older key of this file."
+    def change(stored: dict[str, Any], keys: Mapping[int, bytes], _: bytes, __: int) -> int:
+        if version not in keys:
+            message = f"There is no version {version} in this file."
+            raise KeyMissing(message)
+        stored["wraps"] = version
+        return version
+
+    _changed(path, change)
+
+
+def drop_key(path: Path, version: int) -> None:
+    """Take a key out of the file. Whoever calls has made sure that nothing is sealed under it. Raises KeyMissing."""
+
+    def change(stored: dict[str, Any], keys: Mapping[int, bytes], _: bytes, wraps: int) -> int:
+        if version not in keys or version == wraps:
+            message = f"Version {version} is not a key of this file that no longer wraps."
             raise KeyMissing(message)
         del stored["keys"][str(version)]
         return version
@@ -130,16 +147,21 @@ def drop_key(path: Path, version: int) -> None:
     _changed(path, change)
 
 
-def _changed(path: Path, change: Callable[[dict[str, Any], Mapping[int, bytes], bytes], int]) -> int:
-    """Write the file anew beside itself and move it into place: a killed process leaves the old one or the new one, whole."""
-    text = KeyFile(path).read()
-    keys, derivation = parsed(text)
-    stored = json.loads(text)
-    version = change(stored, keys, derivation)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        _write(file, stored)
-    Path(beside).replace(path)
+def _changed(path: Path, change: Callable[[dict[str, Any], Mapping[int, bytes], bytes, int], int]) -> int:
+    """Write the file anew beside itself and move it into place, one at a time: a killed process leaves the old one or the new one, whole."""
+    with path.with_name(f".{path.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        text = KeyFile(path).read()
+        stored = json.loads(text)
+        version = change(stored, *parsed(text))
+        owner = path.stat()
+        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=".keys-")
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), owner.st_mode & 0o777)
+            with suppress(PermissionError):
+                os.fchown(file.fileno(), owner.st_uid, owner.st_gid)
+            _write(file, stored)
+        Path(beside).replace(path)
     return version
 
 

@@ -85,11 +85,20 @@ class Proof:
 def new_signing_key(signs_from: datetime) -> SigningKey:
     """Make a P-256 key pair; its kid is the RFC 7638 thumbprint."""
     private = ec.generate_private_key(ec.SECP256R1())
-    pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem = private.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode()
+    public = public_half(pem)
+    return SigningKey(public["kid"], pem, public, signs_from, None)
+
+
+def public_half(private_pem: str) -> dict[str, str]:
+    """Return the public JWK of a P-256 private key. Raises ValueError for anything else."""
+    private = serialization.load_pem_private_key(private_pem.encode(), None)
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or not isinstance(private.curve, ec.SECP256R1):
+        message = "no P-256 private key"
+        raise ValueError(message)  # noqa: TRY004 - what it is was read from text
     numbers = private.public_key().public_numbers()
     public = {"kty": "EC", "crv": "P-256", "x": b64(numbers.x.to_bytes(P256_BYTES)), "y": b64(numbers.y.to_bytes(P256_BYTES))}
-    kid = thumbprint(public)
-    return SigningKey(kid, pem.decode(), {**public, "kid": kid, "alg": "ES256", "use": "sig"}, signs_from, None)
+    return {**public, "kid": thumbprint(public), "alg": "ES256", "use": "sig"}
 
 
 def mint(key: SigningKey, issuer: str, caller: Caller, now: int) -> str:

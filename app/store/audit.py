@@ -18,12 +18,13 @@ from uuid_utils.compat import uuid7
 
 from app.domain.audit import canonical, event_of
 from app.keys.cipher import KeyRing
-from app.store.database import Connection, Database, DatabaseAway, Row
+from app.store.database import Connection, Database, DatabaseAway, OutcomeUnknown, Row, TryAgain
 from app.store.tables.door import security_event
 from app.store.tables.record import audit_event, audit_subject
 
 MOST_IN_ONE_INSERT = 200
 MOST_RESOURCES = 200
+MOST_POINTERS = 5_000  # four parameters each; a statement takes 32,767
 WRITE_WITHIN_SECONDS = 2.0
 STOP_WITHIN_SECONDS = 5.0
 
@@ -76,8 +77,9 @@ class Access:
             "device_id": self.device_id,
             "break_glass_id": self.break_glass_id,
         }
+        others = sorted({p for p in self.also_of if p != self.patient_id})
+        row["patients"] = [str(p) for p in others]
         row["mac"] = mac_of(keys, row)
-        others = [p for p in dict.fromkeys(self.also_of) if p != self.patient_id]
         return row, [{"partner_id": self.partner_id, "patient_id": p, "event_id": row["id"], "at": self.at} for p in others]
 
 
@@ -157,16 +159,29 @@ class AuditTrail:
             batch, self._waiting = self._waiting[:MOST_IN_ONE_INSERT], self._waiting[MOST_IN_ONE_INSERT:]
             if not self._waiting:
                 self._something.clear()
-            try:
-                await self._insert([entry for entry, _ in batch])
-            except Exception as error:  # noqa: BLE001 - whatever it was, these rows are not written and the writer goes on
-                for _, done in batch:
-                    if not done.done():
-                        done.set_exception(DatabaseAway(type(error).__name__))
+            await self._settle(batch)
+
+    async def _settle(self, batch: Sequence[tuple[Access | Knock, asyncio.Future[None]]]) -> None:
+        """Insert what somebody still waits for, and tell them. One entry that cannot be written takes no other with it."""
+        waiting = [(entry, done) for entry, done in batch if not done.done()]
+        trouble: Exception | None = None
+        try:
+            if waiting:
+                await self._insert([entry for entry, _ in waiting])
+        except (DatabaseAway, OutcomeUnknown, TryAgain) as error:
+            trouble = error
+        except Exception as error:  # noqa: BLE001 - whatever it was, the writer goes on
+            if len(waiting) > 1:
+                for one in waiting:
+                    await self._settle([one])
+            trouble = error
+        for _, done in waiting:
+            if done.done():
+                continue
+            if trouble is None:
+                done.set_result(None)
             else:
-                for _, done in batch:
-                    if not done.done():
-                        done.set_result(None)
+                done.set_exception(DatabaseAway(type(trouble).__name__))
 
     async def _insert(self, entries: Sequence[Access | Knock]) -> None:
         accesses = [e.rows(self._keys) for e in entries if isinstance(e, Access)]
@@ -174,8 +189,9 @@ class AuditTrail:
         async with self._database.transaction(None) as connection:
             if accesses:
                 await connection.run(sa.insert(audit_event).values([row for row, _ in accesses]))
-            if others := [pointer for _, pointers in accesses for pointer in pointers]:
-                await connection.run(sa.insert(audit_subject).values(others))
+            others = [pointer for _, pointers in accesses for pointer in pointers]
+            for start in range(0, len(others), MOST_POINTERS):
+                await connection.run(sa.insert(audit_subject).values(others[start : start + MOST_POINTERS]))
             if knocks:
                 await connection.run(sa.insert(security_event).values(knocks))
             await connection.commit()

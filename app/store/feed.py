@@ -158,7 +158,7 @@ def _deletions(connection: Connection, patient_id: UUID, last: int, common: dict
     """Tell everything of a patient as deleted: each row of theirs that stood, in its next version, without a state."""
     newest = (
         sa.select(sa.func.max(change.c.seq))
-        .where(public(connection), change.c.patient_id == patient_id, change.c.entity != "erasure")
+        .where(public(connection), change.c.patient_id == patient_id, change.c.entity.not_in(("erasure", "break_glass")))
         .group_by(change.c.entity, change.c.entity_id)
     )
     n = change.alias("newest").c

@@ -10,6 +10,7 @@ from app.store.database import Connection, Row
 from app.store.rows import own, page
 from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
+from app.store.tables.groups import group_member
 from app.store.tables.people import care_team, clinician, consent, episode, patient, patient_key
 from app.store.tables.protection import break_glass
 from app.store.tables.record import change
@@ -30,9 +31,16 @@ def in_care_team(connection: Connection, clinician_id: UUID, patient_id: Any, ep
     return sa.exists().where(t.c.partner_id == connection.partner_id, t.c.clinician_id == clinician_id, tie)
 
 
-async def is_in_care_team(connection: Connection, clinician_id: UUID, patient_id: UUID) -> bool:
-    """Tell whether a clinician stands in a care team of a patient."""
-    return bool(await connection.value(sa.select(in_care_team(connection, clinician_id, patient_id))))
+def in_team(connection: Connection, clinician_id: UUID | None, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
+    """Return the condition of lists: the charts of the own care teams; emergency access opens a chart, and puts it into no list."""
+    return sa.true() if clinician_id is None else in_care_team(connection, clinician_id, patient_id, episode_id)
+
+
+async def courses_of(connection: Connection, patient_id: UUID, clinician_id: UUID) -> list[Row]:
+    """Return a patient's courses, each with whether a clinician stands in its care team (`mine`)."""
+    mine = in_care_team(connection, clinician_id, episode.c.patient_id, episode.c.id).label("mine")
+    query = sa.select(episode.c.id, mine).where(own(connection, episode), episode.c.patient_id == patient_id)
+    return await connection.rows(query.order_by(episode.c.created_at.desc(), episode.c.id.desc()))
 
 
 def _emergency(connection: Connection, clinician_id: UUID, patient_id: Any) -> sa.Select[Any]:
@@ -74,7 +82,8 @@ def _standing(connection: Connection, clinician_id: UUID | None, patient_id: Any
     if clinician_id is None:
         return [newest, sa.null().label("emergency_id")]
     emergency = _emergency(connection, clinician_id, patient_id).limit(1).scalar_subquery()
-    return [newest, sa.case((in_care_team(connection, clinician_id, patient_id, episode_id), sa.null()), else_=emergency).label("emergency_id")]
+    not_needed = in_care_team(connection, clinician_id, patient_id, episode_id) & patient.c.restricted_because.is_(None)
+    return [newest, sa.case((not_needed, sa.null()), else_=emergency).label("emergency_id")]
 
 
 async def find_patient(connection: Connection, patient_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
@@ -86,7 +95,7 @@ async def find_patient(connection: Connection, patient_id: UUID, clinician_id: U
         .where(own(connection, patient), patient.c.id == patient_id, patient.c.erased_at.is_(None), k.c.wrapped.is_not(None))
         .where(in_caseload(connection, clinician_id, patient_id=patient.c.id))
     )
-    return await connection.first(query.with_for_update(key_share=True, of=(patient, patient_key)) if lock else query)
+    return await connection.first(query.with_for_update(key_share=True, of=patient) if lock else query)
 
 
 def _charts(connection: Connection, clinician_id: UUID | None) -> sa.Select[Any]:
@@ -109,10 +118,10 @@ def _charts(connection: Connection, clinician_id: UUID | None) -> sa.Select[Any]
 async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
     """Return an episode of the caseload with what every step in it needs, or None.
 
-    Locked, the patient's key is locked with it: an erasure waits for the writers, and a writer that waited for an erasure finds nothing.
+    Locked, the patient is locked with it: an erasure or a restriction waits for the writers, and a writer that waited for it meets it.
     """
     query = _charts(connection, clinician_id).where(episode.c.id == episode_id)
-    return await connection.first(query.with_for_update(key_share=True, of=(episode, patient_key)) if lock else query)
+    return await connection.first(query.with_for_update(key_share=True, of=(episode, patient)) if lock else query)
 
 
 async def lock_charts(
@@ -132,8 +141,9 @@ async def lock_charts(
             in_caseload(connection, clinician_id, patient_id=episode.c.patient_id, episode_id=episode.c.id),
             *([episode.c.patient_id == patient_id] if patient_id else []),
         ]
-        query = sa.select(episode.c.id).where(own(connection, episode), episode.c.id.in_(wanted), *mine).order_by(episode.c.id)
-        await connection.rows(query.with_for_update(key_share=True, of=episode))
+        whose = (patient.c.partner_id == episode.c.partner_id) & (patient.c.id == episode.c.patient_id)
+        query = sa.select(episode.c.id).join(patient, whose).where(own(connection, episode), episode.c.id.in_(wanted), *mine)
+        await connection.rows(query.order_by(episode.c.id).with_for_update(key_share=True, of=(episode, patient)))
 
 
 async def was_told_to_forget(connection: Connection, person_id: UUID, episode_id: UUID) -> bool:
@@ -156,7 +166,8 @@ async def page_charts(
     waiting = sa.exists().where(
         risk_alert.c.partner_id == connection.partner_id, risk_alert.c.episode_id == episode.c.id, risk_alert.c.status != "closed"
     )
-    query = _charts(connection, clinician_id).where(sa.or_(episode.c.status != "closed", waiting), patient.c.restricted_because.is_(None))
+    mine = in_team(connection, clinician_id, episode.c.patient_id, episode.c.id)
+    query = _charts(connection, clinician_id).where(sa.or_(episode.c.status != "closed", waiting), patient.c.restricted_because.is_(None), mine)
     if filters.get("patient_id") is not None:
         query = query.where(of_patient(connection, episode.c.patient_id, filters["patient_id"]))
     if filters.get("clinician_id") is not None:
@@ -179,6 +190,13 @@ async def same_person(connection: Connection, patient_id: UUID) -> list[UUID]:
     return [r["id"] for r in await connection.rows(query)]
 
 
+async def group_members(connection: Connection, group_id: UUID) -> list[Row]:
+    """Return the members of a group in the order of their joining; whoever's data are restricted, or erased, is not shown."""
+    m = group_member
+    query = sa.select(m).where(own(connection, m), m.c.group_id == group_id, listed(connection, m.c.patient_id))
+    return await connection.rows(query.order_by(m.c.created_at, m.c.id))
+
+
 async def page_patients(
     connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[Row]:
@@ -187,7 +205,7 @@ async def page_patients(
     query = (
         sa.select(patient, k.c.wrapped, k.c.key_version)
         .join(k, (k.c.partner_id == patient.c.partner_id) & (k.c.patient_id == patient.c.id))
-        .where(own(connection, patient), patient.c.erased_at.is_(None), in_caseload(connection, clinician_id, patient_id=patient.c.id))
+        .where(own(connection, patient), patient.c.erased_at.is_(None), in_team(connection, clinician_id, patient.c.id))
     )
     query = query.where(*(patient.c[name] == value for name, value in filters.items() if value is not None))
     return await page(connection, query, [patient.c.id], after, limit)
@@ -197,7 +215,7 @@ async def page_episodes(
     connection: Connection, clinician_id: UUID | None, filters: Mapping[str, Any], after: Sequence[Any] | None, limit: int
 ) -> list[Row]:
     """Return a page of episodes by id."""
-    mine = in_caseload(connection, clinician_id, patient_id=episode.c.patient_id, episode_id=episode.c.id)
+    mine = in_team(connection, clinician_id, episode.c.patient_id, episode.c.id)
     query = sa.select(episode).where(own(connection, episode), mine, listed(connection, episode.c.patient_id))
     query = query.where(*(episode.c[n] == filters[n] for n in ("external_ref", "status", "phase") if filters.get(n) is not None))
     if filters.get("patient_id") is not None:

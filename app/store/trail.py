@@ -7,6 +7,7 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.domain.audit import FORGED
 from app.store.database import Connection, Row
 from app.store.rows import own, page
 from app.store.tables.door import signing_key
@@ -33,8 +34,8 @@ async def page_audit_events(connection: Connection, filters: Mapping[str, Any], 
         query = query.where(e.c.at >= filters["at_from"])
     if filters.get("at_to") is not None:
         query = query.where(e.c.at <= filters["at_to"])
-    if filters.get("emergency"):
-        query = query.where(e.c.break_glass_id.is_not(None))
+    if filters.get("emergency") is not None:
+        query = query.where(e.c.break_glass_id.is_not(None) if filters["emergency"] else e.c.break_glass_id.is_(None))
     return await page(connection, query, [e.c.id], after, limit)
 
 
@@ -49,13 +50,14 @@ async def accesses_by_person(connection: Connection, patient_ids: Sequence[UUID]
         (e.c.outcome >= sa.literal_column("400")).label("refused"),
     )
     numbers = (sa.func.count().label("times"), sa.func.min(e.c.at).label("first_at"), sa.func.max(e.c.at).label("last_at"))
-    query = sa.select(*keys, *numbers).where(own(connection, e), _about(connection, patient_ids)).group_by(*keys)
+    genuine = e.c.sealed_by.is_distinct_from(FORGED)
+    query = sa.select(*keys, *numbers).where(own(connection, e), genuine, _about(connection, patient_ids)).group_by(*keys)
     return await connection.rows(query.order_by(sa.func.max(e.c.at).desc(), e.c.client_id))
 
 
-async def page_seals(connection: Connection, after: Sequence[Any] | None, limit: int) -> list[Row]:
-    """Return a page of seals by number."""
-    query = sa.select(audit_seal).where(own(connection, audit_seal))
+async def page_seals(connection: Connection, number: int | None, after: Sequence[Any] | None, limit: int) -> list[Row]:
+    """Return a page of seals by number, from `number` on."""
+    query = sa.select(audit_seal).where(own(connection, audit_seal), *([audit_seal.c.number >= number] if number else []))
     return await page(connection, query, [audit_seal.c.number], after, limit)
 
 
@@ -85,7 +87,6 @@ async def add_seal(connection: Connection, claims: Mapping[str, Any], sealed_at:
     await connection.run(sa.insert(audit_seal).values(values))
 
 
-async def all_public_keys(connection: Connection) -> list[dict[str, str]]:
+async def every_signing_key(connection: Connection) -> list[Row]:
     """Return every key that has ever signed, also those that sign no token any more: seals outlive them."""
-    rows = await connection.rows(sa.select(signing_key.c.public_jwk).order_by(signing_key.c.created_at))
-    return [r["public_jwk"] for r in rows]
+    return await connection.rows(sa.select(signing_key).order_by(signing_key.c.created_at))

@@ -8,7 +8,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.store.database import Connection, Row
-from app.store.people import in_caseload, listed, of_patient
+from app.store.people import in_caseload, in_team, listed, of_patient
 from app.store.rows import own, page
 from app.store.tables.inventory import relationship
 from app.store.tables.people import care_team, consent, episode, patient
@@ -165,7 +165,7 @@ async def page_alerts(
     """Return a page of alerts in the order of their opening: a key that never moves, so no page loses one."""
     query = sa.select(risk_alert).where(
         own(connection, risk_alert),
-        in_caseload(connection, clinician_id, patient_id=risk_alert.c.patient_id, episode_id=risk_alert.c.episode_id),
+        in_team(connection, clinician_id, risk_alert.c.patient_id, risk_alert.c.episode_id),
         listed(connection, risk_alert.c.patient_id, restricted=True),
         *_conditions(risk_alert, filters),
     )
@@ -178,7 +178,7 @@ async def page_sessions(
     """Return a page of the caseload's sessions by id."""
     query = sa.select(session).where(
         own(connection, session),
-        in_caseload(connection, clinician_id, patient_id=session.c.patient_id, episode_id=session.c.episode_id),
+        in_team(connection, clinician_id, session.c.patient_id, session.c.episode_id),
         listed(connection, session.c.patient_id),
         *_conditions(session, filters),
     )

@@ -12,6 +12,7 @@ from alembic import context, op
 from sqlalchemy.dialects.postgresql import JSONB
 
 from app.keys.cipher import KeyRing, place_of
+from app.store.audit import mac_of
 from migrations.rules import confine, grant
 
 revision = "0013"
@@ -22,10 +23,10 @@ depends_on = None
 TABLES = ["audit_subject", "audit_seal", "used_proof", "break_glass", "erasure"]
 RESTRICTIONS = "'accuracy_contested', 'processing_unlawful', 'needed_for_claims', 'objection_pending'"
 ERASED_WITH_THEIR_PATIENT = [
-    *("group_member", "couple", "focus", "focus_area", "formulation", "contract", "phase_task", "phase_transition", "session", "follow_up"),
+    *("group_member", "focus", "focus_area", "formulation", "contract", "phase_task", "phase_transition", "session", "follow_up"),
     *("assessment", "risk_alert", "termination", "early_ending", "indicator_set", "classification", "session_note", "addendum"),
     *("change_attempt", "analysis", "medication", "homework", "assessment_request", "indicator_proposal", "status_change"),
-    *("relationship", "life_event", "problem", "goal", "consent", "episode", "care_team", "device", "sync_conflict", "break_glass"),
+    *("relationship", "life_event", "problem", "goal", "consent", "episode", "care_team", "sync_conflict"),
 ]
 
 
@@ -65,6 +66,7 @@ def upgrade() -> None:
     _create_protection()
     confine(*TABLES)
     _seal_references()
+    _code_events()
     op.drop_constraint(op.f("uq_patient_partner_id_external_ref"), "patient")
     op.drop_column("patient", "external_ref")
     _grant()
@@ -84,6 +86,8 @@ def _add_columns() -> None:
     op.create_check_constraint(op.f("ck_partner_setting_consent_age"), "partner_setting", "consent_age BETWEEN 10 AND 21")
     op.add_column("audit_event", sa.Column("break_glass_id", sa.Uuid(), nullable=True))
     op.add_column("audit_event", sa.Column("mac", sa.LargeBinary(), nullable=True))
+    op.add_column("audit_event", sa.Column("patients", JSONB(none_as_null=True), nullable=False, server_default=sa.text("'[]'::jsonb")))
+    op.alter_column("audit_event", "patients", server_default=None)
 
 
 def _create_protection() -> None:
@@ -151,8 +155,14 @@ def _grant() -> None:
     grant("SELECT, INSERT", "audit_subject", "audit_seal", to="ipt_worker")
     grant("SELECT, DELETE", "used_proof", to="ipt_worker")
     grant("SELECT, INSERT, UPDATE", "erasure", to="ipt_worker")
-    grant("SELECT, DELETE", *ERASED_WITH_THEIR_PATIENT, to="ipt_worker")
-    grant("UPDATE", "patient", "patient_key", to="ipt_worker")
+    grant("SELECT, DELETE", "couple", "device", to="ipt_worker")
+    grant("SELECT (partner_id, patient_id), DELETE", *ERASED_WITH_THEIR_PATIENT, to="ipt_worker")
+    grant(
+        "UPDATE (external_ref_bidx, birth_year, sex, locale, time_zone, sealed, merged_into, restricted_because, erased_at, updated_at, version)",
+        "patient",
+        to="ipt_worker",
+    )
+    grant("UPDATE (wrapped, key_version, destroyed_at)", "patient_key", to="ipt_worker")
     grant("UPDATE (state)", "change", to="ipt_worker")
     grant("UPDATE (problem)", "sync_mutation", to="ipt_worker")
     grant("UPDATE (secret)", "webhook_secret", to="ipt_worker")
@@ -195,6 +205,20 @@ def _seal_references() -> None:
         )
 
 
+def _code_events() -> None:
+    """Give events that are there the code by which the service knows its own."""
+    connection = op.get_bind()
+    for partner_id in connection.execute(sa.text("SELECT partner_id FROM partner")).scalars().all():
+        connection.execute(sa.text(f"SET LOCAL app.partner_id = '{UUID(str(partner_id))}'"))
+        while (
+            rows := connection.execute(sa.text("SELECT * FROM audit_event WHERE partner_id = :p AND mac IS NULL LIMIT 1000"), {"p": partner_id})
+            .mappings()
+            .all()
+        ):
+            codes = [{"p": partner_id, "id": r["id"], "mac": mac_of(_ring(), dict(r))} for r in rows]
+            connection.execute(sa.text("UPDATE audit_event SET mac = :mac WHERE partner_id = :p AND id = :id"), codes)
+
+
 def downgrade() -> None:
     """Open the references again, and take tables and columns away."""
     op.add_column("patient", sa.Column("external_ref", sa.Text(), nullable=True))
@@ -207,7 +231,7 @@ def downgrade() -> None:
         op.drop_column("patient", column)
     for column in ("retention", "consent_age"):
         op.drop_column("partner_setting", column)
-    for column in ("break_glass_id", "mac"):
+    for column in ("break_glass_id", "mac", "patients"):
         op.drop_column("audit_event", column)
     for table in reversed(TABLES):
         op.drop_table(table)

@@ -6,6 +6,9 @@ import pytest
 
 from app.domain.protection import (
     CARE,
+    CLIENT,
+    CLINICIAN,
+    PATIENT,
     RECORD,
     RIGHTS,
     SAFETY,
@@ -22,18 +25,19 @@ from app.domain.protection import (
 
 
 @pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("by", [CLIENT, CLINICIAN, PATIENT])
 @pytest.mark.parametrize("writes", [True, False])
 @pytest.mark.parametrize("restricted", [True, False])
 @pytest.mark.parametrize("emergency", [True, False])
 @pytest.mark.parametrize("treatment", [True, False, None])
-def test_every_combination_of_use_restriction_and_consent(use, writes, restricted, emergency, treatment):
+def test_every_combination_of_use_restriction_and_consent(use, by, writes, restricted, emergency, treatment):
     expected = None
-    if restricted and not emergency and use not in {SAFETY, RIGHTS}:
+    if restricted and not emergency and by != PATIENT and use != SAFETY and (use, by) != (RIGHTS, CLIENT):
         expected = ProcessingRestricted
     elif writes and treatment is False and use in {CARE, SHARING}:
         expected = ConsentWithdrawn
     try:
-        check_use(use, writes=writes, restricted=restricted, emergency=emergency, treatment=treatment)
+        check_use(use, by, writes=writes, restricted=restricted, emergency=emergency, treatment=treatment)
         raised = None
     except (ProcessingRestricted, ConsentWithdrawn) as refusal:
         raised = type(refusal)

@@ -5,8 +5,9 @@ import json
 import random
 import subprocess
 import sys
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import httpx
 import pytest
@@ -14,7 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.cli_trust import verify
-from app.domain.audit import EVENT_MEMBERS, canonical, leaf_of, root_of
+from app.domain.audit import EVENT_MEMBERS, canonical, event_of, hash_of_seal, leaf_of, root_of, seal_claims
+from app.keys.tokens import new_signing_key, sign_seal
 from tests.conftest import run_sql
 from tests.driver import PHQ9, Device, mutation
 
@@ -88,8 +90,8 @@ def test_a_partner_verifies_its_trail_alone(partner, sealed, checked):
 
 COPIED = (  # an event made up by a superuser out of one that was there
     "INSERT INTO audit_event (partner_id, id, at, client_id, person, action, route, outcome, reason, request_id, patient_id, episode_id, resources,"
-    " sealed_by, device_id, break_glass_id, mac) SELECT partner_id, gen_random_uuid(), at, client_id, {person}, action, route, outcome, reason,"
-    " request_id, patient_id, episode_id, resources, {sealed}, device_id, break_glass_id, mac FROM audit_event WHERE partner_id = '{{p}}'"
+    " sealed_by, device_id, break_glass_id, mac, patients) SELECT partner_id, gen_random_uuid(), at, client_id, {person}, action, route, outcome, reason,"
+    " request_id, patient_id, episode_id, resources, {sealed}, device_id, break_glass_id, mac, patients FROM audit_event WHERE partner_id = '{{p}}'"
 )
 TAMPERINGS = {
     "changed outcome": "UPDATE audit_event SET outcome = outcome + 1 WHERE id = '{id}'",
@@ -155,9 +157,77 @@ def test_a_row_that_the_service_did_not_write_is_never_sealed(partner, sealed, c
         COPIED.format(person="'clinician:framed'", sealed="NULL").format(p=partner.partner_id) + " LIMIT 1",
     )
     upkept("seal_trails")
-    assert checked().fault is None
     (forged,) = partner.get("/v1/audit-events?limit=1000&person=clinician:framed")["items"]
     assert (forged["forged"], forged["seal"]) == (True, None)
+
+
+def test_what_stands_outside_of_every_seal_is_found(partner, sealed, checked, database_url, monkeypatch):
+    monkeypatch.setattr("app.cli_trust.SEALED_WITHIN", timedelta(0))
+    where = f"WHERE partner_id = '{partner.partner_id}'"
+    for seal, words in (("999999", "under no seal"), ("-1", "was not written by the service")):
+        run_sql(
+            database_url, f"UPDATE audit_event SET sealed_by = {seal} WHERE id = (SELECT id FROM audit_event {where} AND sealed_by IS NULL LIMIT 1)"
+        )
+        fault = checked().fault
+        assert fault is not None
+        assert words in fault.what
+        run_sql(database_url, f"UPDATE audit_event SET sealed_by = NULL {where} AND sealed_by = {seal}")
+
+
+def test_a_key_that_a_superuser_puts_in_signs_no_seal(partner, sealed, checked, database_url):
+    """The strongest forger without the key file: a key pair of its own in the table, and the newest seal made anew with it."""
+    own = new_signing_key(datetime.now(UTC))
+    run_sql(
+        database_url,
+        "INSERT INTO signing_key (kid, public_jwk, private_sealed, created_at, signs_from, published_until) VALUES"
+        f" ('{own.kid}', '{json.dumps(dict(own.public_jwk))}', '\\x000103', now(), now(), now() - interval '1 day')",
+        f"UPDATE audit_event SET person = 'clinician:x' WHERE partner_id = '{partner.partner_id}' AND sealed_by = 3",
+    )
+    rows = on(database_url, f"SELECT * FROM audit_event WHERE partner_id = '{partner.partner_id}' AND sealed_by = 3 ORDER BY id::text")
+    (before,) = on(database_url, f"SELECT * FROM audit_seal WHERE partner_id = '{partner.partner_id}' AND number = 2")
+    claims = seal_claims(partner.partner_id, 3, [leaf_of(event_of(r)) for r in rows], hash_of_seal(before["signature"]), datetime.now(UTC))
+    run_sql(
+        database_url,
+        f"UPDATE audit_seal SET root = '\\x{claims['root']}', kid = '{own.kid}', signature = '{sign_seal(own, claims)}'"
+        f" WHERE partner_id = '{partner.partner_id}' AND number = 3",
+    )
+    assert own.kid not in {k["kid"] for k in partner.get("/v1/audit/keys")["keys"]}
+    fault = checked().fault
+    assert (fault.number, fault.what) == (3, "its signature does not hold")
+
+
+def test_a_check_goes_on_from_the_seal_that_was_kept(partner, sealed, checked, upkept):
+    kept = checked().newest
+    partner.add_patient()
+    upkept("seal_trails")
+    found = checked(kept)
+    assert (found.fault, found.seals) == (None, 4)
+    assert found.events < checked().events
+
+
+def test_the_patients_of_a_list_stand_in_the_sealed_event_itself(partner):
+    patients = {partner.add_patient()["id"] for _ in range(3)}
+    partner.send("GET", "/v1/patients", X_Request_Id="list-1")
+    (event,) = partner.get("/v1/audit-events?request_id=list-1")["items"]
+    assert set(event["patients"]) | {event["patient_id"]} >= patients
+
+
+def test_one_entry_that_cannot_be_written_takes_no_other_with_it(partner, service):
+    """Group commit: two hundred accesses at once, one of them unfit."""
+    from app.store.audit import Access  # noqa: PLC0415
+
+    def access(outcome):
+        at = datetime.now(UTC)
+        own = UUID(partner.partner_id)
+        return Access(own, at, "x", None, "read", "GET /x", outcome, None, "r", None, None, [], also_of=[uuid4() for _ in range(200)])
+
+    async def storm():
+        entries = [service.house.trail.write(access(200)) for _ in range(60)] + [service.house.trail.write(access(2**40))]
+        return await asyncio.gather(*entries, return_exceptions=True)
+
+    loop = service.server.servers[0].get_loop()
+    results = asyncio.run_coroutine_threadsafe(storm(), loop).result(20)
+    assert [type(r).__name__ for r in results if r is not None] == ["DatabaseAway"]
 
 
 def test_a_thousand_random_changes_of_hashed_members_all_change_the_root():

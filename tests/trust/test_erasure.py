@@ -49,6 +49,70 @@ def planted_course(partner):
     return episode, phone, doctor
 
 
+def test_one_erasure_that_fails_holds_up_no_other(partner, other_partner, upkept, monkeypatch):
+    from app.actions import protection  # noqa: PLC0415
+
+    patients = [partner.add_patient()["id"], partner.add_patient()["id"]]
+    foreign = other_partner.add_patient()["id"]
+    for one, whose in ((patients[0], partner), (patients[1], partner), (foreign, other_partner)):
+        whose.post(f"/v1/patients/{one}/erasure", {"requested_by": "patient"})
+    honest = protection.delete_rows_of
+
+    async def failing(connection, patient_id, shared_ids):
+        if str(patient_id) == patients[0]:
+            raise RuntimeError("a row that cannot be deleted")
+        return await honest(connection, patient_id, shared_ids)
+
+    monkeypatch.setattr(protection, "delete_rows_of", failing)
+    assert upkept("erase_rows") >= 2
+    done = [partner.get(f"/v1/patients/{p}/erasure")["rows_erased_at"] is not None for p in patients]
+    assert (done, other_partner.get(f"/v1/patients/{foreign}/erasure")["rows_erased_at"] is not None) == ([False, True], True)
+    monkeypatch.undo()
+    upkept("erase_rows")
+    assert partner.get(f"/v1/patients/{patients[0]}/erasure")["rows_erased_at"] is not None
+
+
+def test_no_kept_answer_list_or_history_shows_anything_before_the_worker_comes(partner):
+    """Between the order and the worker's round, and with no worker at all."""
+    group = partner.add_group()
+    _, episode = partner.add_group_member(group)
+    held = {"starts_at": now(days=1), "participants": [{"episode_id": episode.id}]}
+    path = f"/v1/groups/{group['id']}/sessions"
+    assert partner.send("POST", path, held, Idempotency_Key="group-1").status_code == 201
+    person = episode.add_relationship()
+    phones = [Device(partner, episode.lead), Device(partner, episode.cover)]
+    for n, phone in enumerate(phones):
+        phone.push(mutation("relationship", "update", person["id"], 1, label=f"L{n}"))
+    assert partner.get("/v1/sync/conflicts")["items"]
+    partner.post(f"/v1/patients/{episode.patient_id}/erasure", {"requested_by": "patient"})
+    again = partner.send("POST", path, held, Idempotency_Key="group-1")
+    assert again.status_code == 404, again.text
+    assert partner.get("/v1/sync/conflicts")["items"] == []
+    assert partner.get(f"/v1/groups/{group['id']}/members")["items"] == []
+    for listed in ("/v1/episodes", "/v1/patients", "/v1/sessions", "/v1/due"):
+        assert episode.patient_id not in partner.send("GET", listed).text
+
+
+def test_the_feed_keeps_no_state_of_the_persons_phones_and_couples(partner, upkept, database_url):
+    couple = partner.add_couple()
+    episode = partner.get(f"/v1/episodes/{couple['first_episode_id']}")
+    phone = Device(partner, episode["patient_id"], kind=PATIENT, device_label="Anna's phone")
+    partner.post(f"/v1/patients/{episode['patient_id']}/erasure", {"requested_by": "patient"})
+    upkept("erase_rows")
+
+    async def left():
+        engine = create_async_engine(database_url)
+        async with engine.connect() as connection:
+            query = sa.text("SELECT op, state FROM change WHERE entity_id = ANY(:ids) ORDER BY seq")
+            rows = (await connection.execute(query, {"ids": [UUID(phone.id), UUID(couple["id"])]})).all()
+        await engine.dispose()
+        return rows
+
+    rows = asyncio.run(left())
+    assert [state for _, state in rows if state is not None] == []
+    assert [op for op, _ in rows].count("delete") == 2
+
+
 def rows_holding(database_url, partner_id, word):
     """Return the tables of which a row, in whatever column, holds a text."""
 

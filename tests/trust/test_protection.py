@@ -136,7 +136,7 @@ def test_phones_forget_a_restricted_chart_and_get_it_back(partner):
         doctor.push(mutation("goal", "create", episode_id=episode.id, text="x", term="short"))[0]["problem"]["type"]
         == "/problems/processing-restricted"
     )
-    assert partner.send("GET", "/v1/sync/pull?since=0", token=patient.token).status_code == 403
+    assert partner.send("GET", "/v1/sync/pull?since=0", token=patient.token).status_code == 200, "the person it protects is not bound"
     restrict(partner, episode.patient_id, None)
     assert set(doctor.pull().rows) >= held
 
@@ -160,6 +160,59 @@ def test_protection_needs_its_scope_and_what_was_seen(partner, service):
     assert partner.send("GET", path, token=partner.clinician_token(partner.add_clinician()["id"])).status_code in {403, 404}
     states = [v["state"] for v in partner.get(f"/v1/patients/{patient['id']}/history")["items"]]
     assert [s["legal_hold"] for s in states] == [False]
+
+
+def test_a_restriction_is_the_persons_by_every_registration_and_a_merge_carries_it_over(partner):
+    one, two, third = partner.add_episode(), partner.add_episode(), partner.add_episode()
+    partner.post(f"/v1/patients/{one.patient_id}/duplicates", {"patient_id": two.patient_id})
+    restrict(partner, one.patient_id)
+    for episode in (one, two):
+        assert partner.send("GET", episode.path, token=episode.token).status_code == 403
+    restrict(partner, one.patient_id, None)
+    assert partner.send("GET", two.path, token=two.token).status_code == 200
+    restrict(partner, third.patient_id, hold=True)
+    alone = partner.add_episode()
+    partner.post(f"/v1/patients/{third.patient_id}/duplicates", {"patient_id": alone.patient_id})
+    assert partner.send("GET", alone.path, token=alone.token).status_code == 403
+    assert partner.get(f"/v1/patients/{alone.patient_id}")["legal_hold"] is True
+
+
+def test_under_a_restriction_a_patients_answer_still_raises_the_alarm(partner):
+    episode = partner.add_episode()
+    phone = Device(partner, episode.patient_id, kind=PATIENT)
+    restrict(partner, episode.patient_id)
+    body = {"instrument": "PHQ-9", "answers": {**PHQ9, "9": 3}, "answered_at": now()}
+    assert partner.post(f"{episode.path}/assessments", body, token=phone.token)["risk_alert"]["status"] == "open"
+    assert partner.get(f"/v1/risk-alerts?episode_id={episode.id}")["items"]
+
+
+def test_a_restriction_holds_in_replays_lists_groups_and_for_clinicians(partner):
+    group = partner.add_group()
+    member, episode = partner.add_group_member(group)
+    body = {"label": "Anna", "relation_type": "friend"}
+    first = partner.send("POST", f"{episode.path}/relationships", body, Idempotency_Key="before")
+    phone, second = Device(partner, episode.lead), Device(partner, episode.cover)
+    phone.push(mutation("relationship", "update", first.json()["id"], 1, label="Berta"))
+    second.push(mutation("relationship", "update", first.json()["id"], 1, label="Cilly"))
+    assert partner.get("/v1/sync/conflicts")["items"]
+    restrict(partner, episode.patient_id)
+    again = partner.send("POST", f"{episode.path}/relationships", body, Idempotency_Key="before")
+    assert again.status_code == 403
+    assert partner.get("/v1/sync/conflicts")["items"] == []
+    assert partner.get(f"/v1/groups/{group['id']}/members")["items"] == []
+    assert partner.send("GET", f"/v1/groups/{group['id']}/members/{member['id']}").status_code == 404
+    patient = f"/v1/patients/{episode.patient_id}"
+    assert partner.send("PATCH", patient, {"birth_year": 1999}, token=episode.token, If_Match='"2.1"').status_code == 403
+    assert partner.send("GET", patient, token=episode.token).status_code == 403
+    assert partner.get("/v1/exports/charts")["items"], "a partner that leaves takes all of it along"
+
+
+def test_care_is_not_taken_up_again_after_consent_was_withdrawn(partner):
+    episode = partner.add_episode().into_middle()
+    partner.post(f"{episode.path}/status-changes", {"command": "pause", "reason": "x"})
+    decide(partner, episode.patient_id, given=False)
+    assert partner.send("POST", f"{episode.path}/status-changes", {"command": "resume", "reason": "x"}).status_code == 403
+    assert partner.send("POST", f"{episode.path}/maintenance", {"kind": "maintenance"}).status_code == 403
 
 
 # Retention
@@ -203,3 +256,35 @@ def test_what_is_due_is_erased_when_the_partner_says_so_and_a_hold_keeps_it(part
 def test_a_retention_out_of_rule_is_a_422(partner, retention):
     etag = partner.send("GET", "/v1/settings").headers["etag"]
     assert partner.send("PATCH", "/v1/settings", {"retention": retention}, If_Match=etag).status_code == 422
+
+
+def closed_course(partner, **patient):
+    episode = partner.add_episode(patient=partner.add_patient(birth_year=1980, **patient))
+    partner.post(f"{episode.path}/early-ending", {"reason": "moved", "ended_on": day()}, token=episode.token)
+    if partner.get(episode.path)["status"] != "closed":
+        partner.post(f"{episode.path}/status-changes", {"command": "close", "reason": "x"}, token=episode.token)
+    return episode
+
+
+def keep_years(partner, years=1):
+    etag = partner.send("GET", "/v1/settings").headers["etag"]
+    partner.patch("/v1/settings", {"retention": {"years": years, "erase": True}}, etag)
+
+
+def test_who_is_in_treatment_by_another_registration_is_not_retired(partner, upkept):
+    running, old = partner.add_episode(), closed_course(partner)
+    partner.post(f"/v1/patients/{running.patient_id}/duplicates", {"patient_id": old.patient_id})
+    keep_years(partner)
+    assert upkept("retire_records", later=timedelta(days=800)) == 0
+    assert partner.get(running.path)["id"] == running.id
+
+
+def test_a_hold_on_another_registration_keeps_the_person_and_stops_nobody_else(partner, upkept):
+    held, twin, other = closed_course(partner), closed_course(partner), closed_course(partner)
+    partner.post(f"/v1/patients/{held.patient_id}/duplicates", {"patient_id": twin.patient_id})
+    restrict(partner, held.patient_id, None, hold=True)
+    keep_years(partner)
+    assert upkept("retire_records", later=timedelta(days=800)) == 1
+    assert partner.get(f"/v1/patients/{other.patient_id}/erasure")["requested_by"] == "retention"
+    for episode in (held, twin):
+        assert partner.get(episode.path)["id"] == episode.id

@@ -16,7 +16,7 @@ import pytest
 from app.actions.operators import wrapped_under
 from app.config import Settings
 from app.keys.cipher import KeyMissing, KeyRing
-from app.keys.provider import KeyCommand, KeyFile, KeysGiven, add_key, create_key_file, drop_key, parsed, read_key_ring, read_keys
+from app.keys.provider import KeyCommand, KeyFile, KeysGiven, add_key, create_key_file, drop_key, parsed, read_key_ring, read_keys, use_key
 from app.launch import owner_of
 from app.main import create_app, key_provider
 from app.store.database import Database
@@ -92,6 +92,8 @@ def test_a_running_service_reads_under_old_and_new_keys_and_the_old_one_can_go(o
     partner, episodes = used
     assert set(wrapped(service.settings)) == {1}
     assert add_key(keys) == 2
+    assert rewrap(service.settings, keys) == 0, "it does not wrap yet: other machines may not have it"
+    use_key(keys, 2)
     assert rewrap(service.settings, keys) >= 4 + 4
     assert set(wrapped(service.settings)) == {2}
     for episode in episodes:  # the service still runs with the ring it has read: it meets version 2 and reads the file again
@@ -125,7 +127,7 @@ def test_reads_and_writes_go_on_while_keys_are_rewrapped(own_keys, used):
     for t in threads:
         t.start()
     for _ in range(3):
-        add_key(keys)
+        use_key(keys, add_key(keys))
         rewrap(service.settings, keys)
     stop.set()
     for t in threads:
@@ -141,7 +143,7 @@ def test_a_rewrapping_that_is_killed_goes_on_where_it_was(own_keys, used, tmp_pa
     script = tmp_path / "rewrap.py"
     script.write_text(REWRAPPER)
     for _ in range(KILLS):
-        add_key(keys)
+        use_key(keys, add_key(keys))
         arguments = [sys.executable, str(script), service.settings.worker_database_url, str(keys)]
         process = subprocess.Popen(arguments, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)})
         process.stdout.readline()
@@ -216,9 +218,12 @@ def test_a_key_file_changes_whole_or_not_at_all(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert add_key(path) == 2
     assert path.stat().st_mode & 0o777 == 0o600
-    for version in (2, 3):
+    for version in (1, 3):
         with pytest.raises(KeyMissing):
             drop_key(path, version)
+    with pytest.raises(KeyMissing):
+        use_key(path, 3)
+    use_key(path, 2)
     drop_key(path, 1)
     assert set(parsed(path.read_text())[0]) == {2}
 
@@ -228,7 +233,7 @@ def test_what_is_derived_stays_when_keys_rotate_also_in_a_file_of_the_first_kind
     path.write_text(json.dumps({"keys": {"1": base64.b64encode(os.urandom(32)).decode()}}))
     path.chmod(0o600)
     before = read_key_ring(path).derived("cursor")
-    add_key(path)
+    use_key(path, add_key(path))
     drop_key(path, 1)
     assert read_key_ring(path).derived("cursor") == before
 
@@ -241,3 +246,17 @@ def test_a_blind_index_is_the_same_for_one_partner_and_column_only():
     found = {ring.blind(p, c, t) for p in (one, two) for c in ("a", "b") for t in ("emr-1", "emr-2")}
     assert len(found) == 8
     assert {len(f) for f in found} == {16}
+
+
+def test_two_who_add_a_key_at_once_add_two(tmp_path):
+    path = tmp_path / "keys.json"
+    create_key_file(path)
+    path.chmod(0o640)
+    threads = [threading.Thread(target=add_key, args=(path,)) for _ in range(8)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    keys, _, wraps = parsed(path.read_text())
+    assert (set(keys), wraps) == (set(range(1, 10)), 1)
+    assert path.stat().st_mode & 0o777 == 0o640, "who may read it stays"

@@ -55,6 +55,7 @@ audit_event = partner_table(
     sa.Column("sealed_by", sa.BigInteger, nullable=True),
     points_to("device_id"),
     points_to("break_glass_id"),
+    document("patients"),
     sa.Column("mac", sa.LargeBinary, nullable=True),
     sa.Index(None, "partner_id", "patient_id", "at"),
     sa.Index(None, "partner_id", "sealed_by", "at"),
