@@ -87,6 +87,8 @@ def _serve(settings: Settings, announce: Callable[[], None]) -> None:
         "access_log": False,
         "server_header": False,
         "http": PatientProtocol,
+        "proxy_headers": bool(settings.trusted_proxies),
+        "forwarded_allow_ips": settings.trusted_proxies or None,
         "timeout_graceful_shutdown": GRACE_SECONDS,
         "timeout_keep_alive": 15,
         "h11_max_incomplete_event_size": 32_768,

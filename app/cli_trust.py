@@ -87,7 +87,7 @@ def audit_verify(
     kept: Annotated[Path, typer.Option(help="File that keeps the newest seal seen: with it nobody can cut the trail short unseen")] = Path(
         "audit-seal.json"
     ),
-    every: Annotated[bool, typer.Option("--all", help="Check from the first seal on, not from the one that was kept")] = False,  # noqa: FBT002 - an option
+    going_on: Annotated[bool, typer.Option("--from-kept", help="Go on from the seal that was kept, instead of from the first")] = False,  # noqa: FBT002 - an option
 ) -> None:
     """Fetch your seals and events and check all of it: hashes, chain, signatures. Credentials: IPT_CLIENT_ID and IPT_CLIENT_SECRET (audit:read)."""
     address, client_id, secret = _credentials(url)
@@ -97,7 +97,7 @@ def audit_verify(
             _stop(f"No token: {answer.text}")
         http.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
         known = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else None
-        found = verify(http, client_id.partition(".")[0], known, every=every)
+        found = verify(http, client_id.partition(".")[0], known, going_on=going_on)
     if found.fault is not None:
         _stop(f"Seal {found.fault.number}: {found.fault.what}.")
     if found.newest is not None:
@@ -105,10 +105,10 @@ def audit_verify(
     console.print(f"{found.seals} seals over {found.events} events hold. The newest is kept in {kept}.")
 
 
-def verify(http: httpx.Client, partner_id: str, known: dict[str, Any] | None, *, every: bool = False) -> Checked:
-    """Check a partner's trail over HTTP: from the newest seal that the partner kept on, or the whole. Returns the first fault, if any."""
+def verify(http: httpx.Client, partner_id: str, known: dict[str, Any] | None, *, going_on: bool = False) -> Checked:
+    """Check a partner's trail over HTTP: the whole, or from the newest seal that the partner kept on. Returns the first fault, if any."""
     keys = {k["kid"]: k for k in _got(http, "/v1/audit/keys")["keys"]}
-    start = known["number"] if known is not None and not every else 1
+    start = known["number"] if known is not None and going_on else 1
     checked, previous = Checked(seals=start - 1), known["previous"] if start > 1 and known else FIRST_PREVIOUS.hex()
     for seal in _pages(http, f"/v1/audit/seals?number_from={start}"):
         number = checked.seals + 1
@@ -122,7 +122,7 @@ def verify(http: httpx.Client, partner_id: str, known: dict[str, Any] | None, *,
         previous = hash_of_seal(seal["signature"]).hex()
     if known is not None and known["number"] > checked.seals:
         checked.fault = Fault(known["number"], "you kept this seal, and it is not there any more: the trail was cut short")
-    checked.fault = checked.fault or _fault_outside(http, checked.seals, None if every or known is None else known["sealed_at"])
+    checked.fault = checked.fault or _fault_outside(http, checked.seals, known["sealed_at"] if known is not None and going_on else None)
     return checked
 
 

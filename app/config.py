@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(None, description="Key-encryption keys; default: keys.json in the home folder")
     keys: SecretStr | None = Field(None, description="The keys themselves, as the JSON of the key file, instead of a file")
     keys_command: str | None = Field(None, description="A command that prints them, for a key management service")
+    trusted_proxies: str = Field("", description="Addresses of proxies, with commas between, whose X-Forwarded-For names the client; default: none")
     docs: bool = Field(True, description="Whether /docs and /openapi.json are served")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     requests_per_second: int = Field(200, ge=1, description="Per client, over all processes")

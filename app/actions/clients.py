@@ -28,6 +28,8 @@ from app.store.door import (
 
 SECRET_BYTES = 32
 MOST_CLIENTS = 200
+MOST_KEYS, MOST_SECRETS = 10, 5
+RESERVED = {"worker"}  # the service's own, in the audit trail
 
 
 class ClientNameTaken(Conflict):
@@ -40,6 +42,10 @@ class ScopesTooWide(Forbidden):
 
 class OwnClient(Conflict):
     """A client does not disable itself: let another one do it, or the operator."""
+
+
+class TooManyCredentials(Conflict):
+    """A client has at most ten keys and five live secrets: retire one, or let one end."""
 
 
 class TooManyClients(Conflict):
@@ -55,8 +61,8 @@ async def list_clients(visit: Visit) -> list[dict[str, Any]]:
 async def create_client(visit: Visit, name: str, scopes: frozenset[str]) -> tuple[dict[str, Any], str]:
     """Add a client; return it and its secret, which is shown this once. Raises BackendOnly, ClientNameTaken, ScopesTooWide."""
     check_backend(visit)
-    if CLIENT_NAME.fullmatch(name) is None:
-        raise Invalid(faults=[Fault("/name", "has 1 to 40 of a-z, 0-9 and -, and begins with no -")])
+    if CLIENT_NAME.fullmatch(name) is None or name in RESERVED:
+        raise Invalid(faults=[Fault("/name", "has 1 to 40 of a-z, 0-9 and -, begins with no -, and is not the worker's")])
     await _check_not_wider(visit, scopes)
     if len(await clients_of(visit.connection)) >= MOST_CLIENTS:
         raise TooManyClients
@@ -70,6 +76,9 @@ async def rotate_client_secret(visit: Visit, name: str, overlap: timedelta) -> t
     """Give a client a new secret; the present ones end after the overlap. Raises BackendOnly, NotFound, ScopesTooWide."""
     row = await _managed(visit, name)
     await expire_client_secrets(visit.connection, name, visit.now + overlap)
+    live = [s for s in await secrets_of_client(visit.connection, name) if s["expires_at"] is None or s["expires_at"] > visit.now]
+    if len(live) >= MOST_SECRETS:
+        raise TooManyCredentials
     secret = await _new_secret(visit, name)
     return await _described(visit, row), secret
 
@@ -81,6 +90,8 @@ async def add_key(visit: Visit, name: str, public: Mapping[str, Any]) -> dict[st
         jwk = checked_public_key(public)
     except KeyRefused as refused:
         raise Invalid(faults=[Fault("/jwk", str(refused))]) from None
+    if len(await client_keys(visit.connection, name)) >= MOST_KEYS:
+        raise TooManyCredentials
     await add_client_key(visit.connection, name, jwk, visit.now)
     visit.journal.kept_beside = True
     return await _described(visit, row)

@@ -148,7 +148,7 @@ async def amend_clinician(visit: Visit, clinician_id: UUID, fields: Fields) -> R
     if "subject" in fields.clear:
         await _check_free(visit, clinician, clinician_id, subject=fields.clear["subject"])
     if fields.clear.get("active") is False:
-        await revoke(visit.connection, "clinician", str(clinician_id), visit.now, visit.now + TOKENS_DEAD_AFTER)
+        await revoke(visit.connection, "clinician", f"{visit.caller.partner_id}|{clinician_id}", visit.now, visit.now + TOKENS_DEAD_AFTER)
     return await amend(visit, clinician, reveal(None, clinician, row), fields)
 
 

@@ -15,6 +15,7 @@ from app.domain.protection import (
     EMERGENCY_LASTS,
     AlreadyInCareTeam,
     EmergencyUsedUp,
+    OwnReview,
     Retention,
     ReviewDone,
     UnderLegalHold,
@@ -41,7 +42,7 @@ from app.store.protection import (
 )
 from app.store.rows import find_row, rows_of
 from app.store.tables.door import partner_setting
-from app.store.tables.people import care_team, patient
+from app.store.tables.people import care_team, clinician, patient
 from app.store.tables.protection import break_glass, erasure
 
 DAY = timedelta(days=1)
@@ -110,7 +111,7 @@ async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str) -> Ma
         await blank_emergencies(visit.connection, one["id"])
         await destroy_key(visit.connection, one["id"], visit.now)
         await blank_patient(visit.connection, one["id"], one["version"] + 1, visit.now)
-        await revoke(visit.connection, "patient", str(one["id"]), visit.now, visit.now + TOKENS_DEAD_AFTER)
+        await revoke(visit.connection, "patient", f"{visit.caller.partner_id}|{one['id']}", visit.now, visit.now + TOKENS_DEAD_AFTER)
         particulars = {"patient_id": one["id"], "requested_by": requested_by, "ordered_by": visit.actor, "key_destroyed_at": visit.now, "counts": {}}
         made[one["id"]] = await create(visit, erasure, Fields(particulars))
         del visit.patient_keys[one["id"]]
@@ -150,14 +151,14 @@ async def open_in_emergency(visit: Visit, patient_id: UUID, reason: str) -> Made
     """
     clinician_id = visit.clinician()
     await hold_for_transaction(visit.connection, f"emergency|{visit.caller.partner_id}|{clinician_id}")  # what is counted next stays true
+    if await emergencies_since(visit.connection, clinician_id, visit.now - DAY) >= EMERGENCIES_A_DAY:
+        raise EmergencyUsedUp
     row = await find_patient(visit.connection, patient_id, None, lock=True)
     if row is None:
         raise NotFound
     courses = await courses_of(visit.connection, patient_id, clinician_id)
     if courses and all(c["mine"] for c in courses) and row["restricted_because"] is None:
         raise AlreadyInCareTeam
-    if await emergencies_since(visit.connection, clinician_id, visit.now - DAY) >= EMERGENCIES_A_DAY:
-        raise EmergencyUsedUp
     clear = {"patient_id": patient_id, "clinician_id": clinician_id, "client_id": visit.caller.client_id, "expires_at": visit.now + EMERGENCY_LASTS}
     fields = Fields({**clear, "status": "awaiting_review"}, {"reason": reason, "review_note": None})
     made = await create(visit, break_glass, fields, key=visit.key_of(row))
@@ -178,13 +179,16 @@ def _key_of_emergency(visit: Visit, row: Row) -> PatientKey:
 
 
 async def review_emergency(visit: Visit, break_glass_id: UUID, finding: str, reviewer: str, note: str | None) -> Row:
-    """Say whether an emergency access was justified. Raises BackendOnly, NotFound, ReviewDone."""
+    """Say whether an emergency access was justified. Raises BackendOnly, NotFound, ReviewDone, OwnReview."""
     check_backend(visit)
     row = await find_emergency(visit.connection, break_glass_id)
     if row is None:
         raise NotFound
     if row["status"] == "reviewed":
         raise ReviewDone
+    who = await find_row(visit.connection, clinician, id=row["clinician_id"])
+    if who is not None and reviewer in {str(who["id"]), who["subject"]}:
+        raise OwnReview
     key = _key_of_emergency(visit, row)
     clear = {"status": "reviewed", "finding": finding, "reviewed_by": reviewer, "reviewed_at": visit.now}
     return await amend(visit, break_glass, reveal(key, break_glass, row), Fields(clear, {"review_note": note}), key=key)

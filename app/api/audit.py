@@ -1,10 +1,11 @@
 """The audit trail: events, seals, and who read what of a patient."""
 
 from typing import Annotated, Any, Literal
+from urllib.parse import urlencode
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -60,6 +61,7 @@ class AuditEventPage(Out):
 )
 async def list_audit_events(
     call: Annotated[Call, needs("audit:read", use=RIGHTS)],
+    request: Request,
     patient_id: UUID | None = None,
     person: Annotated[str | None, Query(max_length=60, description="clinician:<id> or patient:<id>")] = None,
     client_id: Annotated[str | None, Query(max_length=100)] = None,
@@ -79,7 +81,8 @@ async def list_audit_events(
     items, following = pager.cut(await read_audit_events(call.visit, filters, pager.after, limit), "id")
     if format == "json":
         return {"items": items, "next": following}
-    links = [{"relation": "next", "url": f"{call.path}?cursor={following}"}] if following else []
+    asked = {k: v for k, v in request.query_params.items() if k != "cursor"} | {"cursor": following}
+    links = [{"relation": "next", "url": f"{call.path}?{urlencode(asked)}"}] if following else []
     bundle = {"resourceType": "Bundle", "type": "collection", "link": links, "entry": [{"resource": as_fhir(e)} for e in items]}
     return Response(orjson.dumps(bundle), media_type="application/fhir+json")
 

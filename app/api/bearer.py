@@ -84,10 +84,10 @@ class Door:
                 return key
         raise Unavailable("There is no signing key yet; run `ipt key rotate`.")
 
-    async def caller_of(self, request: Request) -> Caller:
+    def caller_of(self, request: Request) -> Caller:
         """Return the caller that a request's token names. Raises Unauthenticated, or Unavailable when our copy is too old.
 
-        A token that is bound to a key (RFC 9449) is accepted with a fresh proof of that key only, and each proof once, by whichever process.
+        A token that is bound to a key (RFC 9449) needs `check_proof` beside.
         """
         if time.monotonic() - self._read_at > OLDEST_COPY_SECONDS:
             raise Unavailable("The copy of revocations is too old to trust.")
@@ -98,26 +98,29 @@ class Door:
         self.check_revoked(caller)
         if (scheme.lower() == "dpop") != (caller.thumbprint is not None):
             raise ProofRefused("A token that is bound to a key goes with Authorization: DPoP and a proof; any other with Bearer.")
-        if caller.thumbprint is not None:
-            await self._check_proof(request, caller, token)
         return caller
 
     def check_revoked(self, caller: Caller) -> None:
         """Raise Unauthenticated when the token, its client, its person or its device was revoked; Unavailable when our copy is too old."""
         if time.monotonic() - self._read_at > OLDEST_COPY_SECONDS:
             raise Unavailable("The copy of revocations is too old to trust.")
-        if ("device", f"{caller.partner_id}|{caller.device_id}") in self._revoked:
+        own = f"{caller.partner_id}|"  # ids are the partner's own: another partner may have the same
+        if ("device", f"{own}{caller.device_id}") in self._revoked:
             raise DeviceRevoked
         named = {
             ("client", caller.client_id),
             ("token", caller.token_id),
-            ("clinician", str(caller.clinician_id)),
-            ("patient", str(caller.patient_id)),
+            ("clinician", f"{own}{caller.clinician_id}"),
+            ("patient", f"{own}{caller.patient_id}"),
         }
         if named & self._revoked:
             raise Unauthenticated("The token is not acceptable.")
 
-    async def _check_proof(self, request: Request, caller: Caller, token: str) -> None:
+    async def check_proof(self, request: Request, caller: Caller) -> None:
+        """Use up the proof of a token that is bound to a key: fresh, of that key, and each once, by whichever process. Raises ProofRefused."""
+        if caller.thumbprint is None:
+            return
+        token = request.headers.get("authorization", "").partition(" ")[2]
         proofs = request.headers.getlist("dpop")
         address = self.issuer + request.scope["raw_path"].decode("ascii").partition("?")[0]
         try:

@@ -12,6 +12,7 @@ DEEPEST = 32
 LONGEST_NUMBER = 24
 MOST_MEMBERS = 20_000  # each faulty member costs time in the validation; no honest body comes near
 MOST_SYNC_MEMBERS = 200_000  # a device that was offline for days sends whole rows
+_NO_BRACKETS = bytes(b for b in range(256) if b not in b"[]{}")
 _STRINGS = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)  # linear: an open string runs to the end
 
 
@@ -29,6 +30,8 @@ class StrictRequest(Request):
 def parse(raw: bytes, most_members: int = MOST_MEMBERS) -> Any:
     """Parse JSON strictly. Raises Malformed with what is wrong."""
     if raw.count(b",") > most_members:
+        raise Malformed(f"The JSON has more than {most_members} members.")
+    if raw.count(b"[") + raw.count(b"{") > most_members + DEEPEST:
         raise Malformed(f"The JSON has more than {most_members} members.")
     if _depth(raw) > DEEPEST:
         raise Malformed(f"The JSON is nested deeper than {DEEPEST}.")
@@ -65,7 +68,7 @@ def _depth(raw: bytes) -> int:
     deepest = level = 0
     if raw.count(b"[") + raw.count(b"{") <= DEEPEST:
         return 0
-    for byte in _STRINGS.sub(b"", raw):
+    for byte in _STRINGS.sub(b"", raw).translate(None, _NO_BRACKETS):
         if byte in b"[{":
             level += 1
             deepest = max(deepest, level)

@@ -9,6 +9,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
 from app.actions.visit import VersionStale, VersionUnmatched
@@ -79,6 +80,9 @@ class PreconditionRequired(Refusal):
 
 class TooManyRequests(Refusal):
     """The client has used up its rate."""
+
+    repeated = False
+    """Not the first one since the client was last let in: the trail has the first."""
 
 
 class KeyReused(Refusal):
@@ -156,6 +160,8 @@ def as_refusal(error: Exception) -> Refusal:  # noqa: PLR0911 - one line for eac
         return Invalid("A value is outside of what the database keeps.")
     if isinstance(error, UniqueTaken):
         return Conflict("A unique reference was taken by another request at the same moment.")
+    if isinstance(error, ClientDisconnect):
+        return Malformed("The client hung up.")
     if isinstance(error, KeyMissing):
         return Failure("The key to this data cannot be used.")
     return Failure()
@@ -236,6 +242,7 @@ def add_problems(app: FastAPI) -> None:
         UniqueTaken,
         OutOfRange,
         KeyMissing,
+        ClientDisconnect,
         Exception,
     ):
         app.add_exception_handler(kind, shown)

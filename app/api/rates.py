@@ -16,6 +16,7 @@ class Bucket:
 
     left: float
     at: float
+    refused: bool = False
 
 
 class Rates:
@@ -40,7 +41,9 @@ class Rates:
         if bucket.left < 1:
             wait = math.ceil((1 - bucket.left) * self.window / self.share)
             refusal = TooManyRequests(f"Try again in {wait} s.")
+            refusal.repeated, bucket.refused = bucket.refused, True
             refusal.headers = headers | {"RateLimit": f'"{self.name}";r=0;t={wait}', "Retry-After": str(wait)}  # type: ignore[attr-defined]
             raise refusal
         bucket.left -= 1
+        bucket.refused = False
         return headers | {"RateLimit": f'"{self.name}";r={math.floor(bucket.left)};t={self.window}'}

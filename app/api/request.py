@@ -9,6 +9,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cache
@@ -25,7 +26,7 @@ from app.actions.visit import Precondition, Trace, Visit
 from app.api.bearer import Door
 from app.api.bodies import StrictRequest, check_body
 from app.api.pages import Pager, pager
-from app.api.problems import NotForPatients, PreconditionRequired, ScopeMissing, Unauthenticated, as_refusal, status_of
+from app.api.problems import NotForPatients, PreconditionRequired, ScopeMissing, TooManyRequests, Unauthenticated, as_refusal, status_of
 from app.api.rates import Rates
 from app.api.retries import Retry, keep_answer, kept_answer, read_retry
 from app.domain.errors import Invalid
@@ -212,17 +213,11 @@ class _Flow:
     async def answer(self, request: Request) -> Response:
         house: House = request.app.state.house
         state = request.scope["state"]
-        try:
-            caller = await house.door.caller_of(request)
-        except Unauthenticated as refused:
-            house.knock_rates.take(request.client.host if request.client else "")
-            await house.trail.write(Knock(house.now(), "token_refused", str(refused), None, self.path, state["request_id"]))
-            raise
+        caller, rates = await self._let_in(request, house)
         state["client_id"] = caller.client_id
         now = clock(house.now)
         visit: Visit | None = None
         try:
-            rates = house.sync_rates.take(f"{caller.client_id}|{caller.device_id}") if self.of_devices else house.rates.take(caller.client_id)
             self._check_caller(caller)
             _check_parameters(request, self.parameters)
             strict = StrictRequest(request.scope, request.receive)
@@ -249,6 +244,27 @@ class _Flow:
                 await house.trail.write(self._access(request, caller, visit, now, response.status_code, None, trace))
         response.headers.update(rates)
         return response
+
+    async def _let_in(self, request: Request, house: House) -> tuple[Caller, dict[str, str]]:
+        """Return who calls, and what is left of their rate. Raises Unauthenticated, TooManyRequests.
+
+        The rate comes before the proof, which writes. Whoever floods the door, or their rate, fills no log: the first of a run is told.
+        """
+        request_id = request.scope["state"]["request_id"]
+        try:
+            caller = house.door.caller_of(request)
+            rates = house.sync_rates.take(f"{caller.client_id}|{caller.device_id}") if self.of_devices else house.rates.take(caller.client_id)
+            await house.door.check_proof(request, caller)
+        except Unauthenticated as refused:
+            with suppress(TooManyRequests):
+                house.knock_rates.take(request.client.host if request.client else "")
+                await house.trail.write(Knock(house.now(), "token_refused", str(refused), None, self.path, request_id))
+            raise
+        except TooManyRequests as refused:
+            if not refused.repeated:
+                await house.trail.write(self._access(request, caller, None, clock(house.now), status_of(refused), type(refused).__name__))
+            raise
+        return caller, rates
 
     @property
     def of_devices(self) -> bool:
@@ -298,6 +314,8 @@ class _Flow:
         if call.status is not None:
             response.status_code = call.status
         response.headers.update(call.headers)
+        if call.shown_once:
+            response.headers["Cache-Control"] = "no-store"
         if call.of_this_moment and request.method == "GET":
             response.headers["Cache-Control"] = "no-store"
             return

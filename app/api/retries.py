@@ -18,7 +18,7 @@ from app.store.idempotency import KeptAnswer, find_kept, hash_of, hold, keep
 
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 EPISODES = "ipt-episodes"  # kept beside the headers, never sent: whose charts an answer about several patients shows
-KEPT_HEADERS = ("content-type", "etag", "location")
+KEPT_HEADERS = ("content-type", "etag", "location", "content-security-policy", "cache-control")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,14 +30,20 @@ class Retry:
 
 
 def read_retry(request: Request, body: bytes, visit: Visit) -> Retry | None:
-    """Return the request's key, or None. Scope: client, person, method, concrete path. Raises Malformed."""
+    """Return the request's key, or None. Scope: client, person, method, concrete path. Raises Malformed.
+
+    The scopes of the token are part of the request: a narrower token is shown no wider answer.
+    """
     key = request.headers.get("idempotency-key")
     if key is None:
         return None
     if _KEY.fullmatch(key) is None:
         raise Malformed("An Idempotency-Key has 1 to 255 visible ASCII characters.")
     caller = visit.caller
-    return Retry(hash_of(caller.client_id, caller.person or "", request.method, request.url.path, key), request.url.query.encode() + b"\n" + body)
+    return Retry(
+        hash_of(caller.client_id, caller.person or "", request.method, request.url.path, key),
+        " ".join(sorted(caller.scopes)).encode() + b"\n" + request.url.query.encode() + b"\n" + body,
+    )
 
 
 async def kept_answer(visit: Visit, retry: Retry) -> Response | None:

@@ -17,7 +17,10 @@ from jose.exceptions import JOSEError
 
 LONGEST_TOKEN = 4096
 DEEPEST = 32
-SMALLEST_RSA_BYTES = 256  # 2048 bits
+SMALLEST_RSA_BYTES, LARGEST_RSA_BYTES = 256, 512  # 2048 to 4096 bits
+COORDINATE_BYTES = 32
+EXPONENTS = {b"\x01\x00\x01", b"\x03"}
+MOST_MEMBERS, LONGEST_MEMBER = 20, 1_000
 PRIVATE_MEMBERS = {"d", "p", "q", "dp", "dq", "qi", "oth", "k"}
 
 _SEGMENT = r"[A-Za-z0-9_-]+"
@@ -42,20 +45,23 @@ def thumbprint(public: Mapping[str, str]) -> str:
 def checked_public_key(public: Mapping[str, Any]) -> dict[str, str]:
     """Return a partner's public key as it is kept. Raises KeyRefused.
 
-    Accepted: P-256 for ES256, RSA of 2048 bits or more for RS256. A private member is refused: the partner has just
+    Accepted: P-256 for ES256, RSA of 2048 to 4096 bits for RS256; each key in one spelling only. A private member is refused: the partner has just
     shown its private key and should make a new one.
     """
     if PRIVATE_MEMBERS & set(public):
         message = "This is a private key. Make a new pair and register its public half only."
         raise KeyRefused(message)
+    if len(public) > MOST_MEMBERS or any(not isinstance(v, str) or len(v) > LONGEST_MEMBER for v in public.values() if not isinstance(v, list)):
+        message = "The key has members that no public key has."
+        raise KeyRefused(message)
     try:
         kind = str(public["kty"])
-        if kind == "EC" and public["crv"] == "P-256":
+        if kind == "EC" and public["crv"] == "P-256" and all(len(unb64(public[m])) == COORDINATE_BYTES for m in ("x", "y")):
             kept = {m: str(public[m]) for m in ("kty", "crv", "x", "y")} | {"alg": "ES256"}
-        elif kind == "RSA" and len(unb64(str(public["n"])).lstrip(b"\0")) >= SMALLEST_RSA_BYTES:
+        elif kind == "RSA" and SMALLEST_RSA_BYTES <= len(unb64(public["n"]).lstrip(b"\0")) <= LARGEST_RSA_BYTES and unb64(public["e"]) in EXPONENTS:
             kept = {m: str(public[m]) for m in ("kty", "n", "e")} | {"alg": "RS256"}
         else:
-            message = "The key must be P-256, or RSA of 2048 bits or more."
+            message = "The key must be P-256, or RSA of 2048 to 4096 bits."
             raise KeyRefused(message)
         jwk.construct(kept, kept["alg"]).to_pem()
     except KeyRefused:

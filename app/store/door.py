@@ -158,4 +158,4 @@ async def clinician_is_active(connection: Connection, clinician_id: UUID) -> boo
 async def patient_is_there(connection: Connection, patient_id: UUID) -> bool:
     """Tell whether a patient exists in the partner."""
     there = sa.select(patient.c.id).where(own(connection, patient), patient.c.id == patient_id, patient.c.erased_at.is_(None))
-    return await connection.value(there) is not None
+    return await connection.value(there.with_for_update(read=True)) is not None  # an erasure waits, or is seen

@@ -27,9 +27,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def checked(partner):
     """Check the partner's whole trail over HTTP."""
 
-    def run(known=None):
+    def run(known=None, **how):
         with httpx.Client(base_url=partner.base_url, timeout=20, headers={"Authorization": f"Bearer {partner.token}"}) as http:
-            return verify(http, partner.partner_id, known)
+            return verify(http, partner.partner_id, known, **how)
 
     return run
 
@@ -200,7 +200,7 @@ def test_a_check_goes_on_from_the_seal_that_was_kept(partner, sealed, checked, u
     kept = checked().newest
     partner.add_patient()
     upkept("seal_trails")
-    found = checked(kept)
+    found = checked(kept, going_on=True)
     assert (found.fault, found.seals) == (None, 4)
     assert found.events < checked().events
 
