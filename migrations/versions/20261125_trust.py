@@ -163,6 +163,9 @@ def _grant() -> None:
         to="ipt_worker",
     )
     grant("UPDATE (wrapped, key_version, destroyed_at)", "patient_key", to="ipt_worker")
+    grant("SELECT (partner_id, patient_id), UPDATE (sealed)", "break_glass", to="ipt_worker")
+    grant("SELECT (id, purpose, given, decided_at)", "consent", to="ipt_worker")
+    grant("UPDATE (answer, expires_at)", "idempotency_key", to="ipt_worker")
     grant("UPDATE (state)", "change", to="ipt_worker")
     grant("UPDATE (problem)", "sync_mutation", to="ipt_worker")
     grant("UPDATE (secret)", "webhook_secret", to="ipt_worker")

@@ -313,7 +313,7 @@ def test_wrong_secrets_are_limited_by_address_and_lock_nobody_out(fresh_database
             form = {"grant_type": "client_credentials"}
             statuses = [partner.http.post("/oauth/token", data=form, auth=(partner.client_id, "wrong")).status_code for _ in range(8)]
             assert statuses == [401] * 5 + [429] * 3
-            assert partner.send("GET", "/v1/patients", token="x.y.z").status_code == 429
+            assert partner.send("GET", "/v1/patients", token="x.y.z").status_code == 401, "a flood of others turns nobody's 401 into something else"
             assert partner.ask_token(**form).status_code == 200
             assert partner.send("GET", "/v1/patients").status_code == 200
     finally:

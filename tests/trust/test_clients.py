@@ -114,3 +114,41 @@ def test_the_same_name_at_another_partner_is_another_client(partner, other_partn
         one.post("/v1/clients", {"name": "twin", "scopes": ["sync"]})
     partner.post("/v1/clients/twin/disablement", {})
     assert {c["name"]: c["disabled_at"] for c in other_partner.get("/v1/clients")["items"]}["twin"] is None
+
+
+def test_keys_are_bounded_in_size_number_and_spelling(partner):
+    partner.post("/v1/clients", {"name": "keyed", "scopes": ["patients:read"]})
+
+    def add(jwk):
+        return partner.send("POST", "/v1/clients/keyed/keys", {"jwk": jwk})
+
+    public = {k: v for k, v in new_signing_key(None).public_jwk.items() if k in {"kty", "crv", "x", "y"}}
+    for spelled in (f"*{public['x']}", f"{public['x']}!\n", f"{public['x']}=", public["x"][:-1]):
+        assert add(public | {"x": spelled}).status_code == 422, "one key has one spelling, and one kid"
+    assert add({"kty": "RSA", "n": b64(b"\xff" * 513), "e": "AQAB"}).status_code == 422
+    assert add({"kty": "RSA", "n": "x" * 700_000, "e": "AQAB"}).status_code == 422
+    assert add({"kty": "RSA", "n": b64(b"\xff" * 256), "e": b64(b"\x00\x01\x00\x01")}).status_code == 422
+    statuses = [add({k: v for k, v in new_signing_key(None).public_jwk.items() if k in public}).status_code for _ in range(11)]
+    assert statuses == [201] * 10 + [409]
+
+
+def test_live_secrets_are_bounded_and_the_workers_name_is_taken(partner):
+    partner.post("/v1/clients", {"name": "rotated", "scopes": ["patients:read"]})
+    statuses = [partner.send("POST", "/v1/clients/rotated/secrets", {"overlap_seconds": 604_800}).status_code for _ in range(6)]
+    assert statuses == [201] * 4 + [409] * 2
+    assert partner.send("POST", "/v1/clients/rotated/secrets", {"overlap_seconds": 0}).status_code == 201, "a leak is always answered"
+    assert partner.send("POST", "/v1/clients", {"name": "worker", "scopes": ["sync"]}).status_code == 422
+    made = partner.send("POST", "/v1/clients", {"name": "shown", "scopes": ["sync"]})
+    assert made.headers["cache-control"] == "no-store"
+
+
+def test_a_narrower_token_is_shown_no_wider_kept_answer(partner):
+    episode = partner.add_episode()
+    session = episode.hold()
+    partner.put(f"{episode.path}/sessions/{session['id']}/note", {"text": "planted-note"}, token=episode.token)
+    path = f"/v1/patients/{episode.patient_id}/export"
+    assert "planted-note" in partner.send("POST", path, {}, Idempotency_Key="k").text
+    narrow = partner.new_token(grant_type="client_credentials", scope="rights:write")["access_token"]
+    again = partner.send("POST", path, {}, token=narrow, Idempotency_Key="k")
+    assert again.status_code == 422
+    assert "planted-note" not in again.text

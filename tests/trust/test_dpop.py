@@ -126,8 +126,8 @@ def test_a_proof_works_once_in_fifty_parallel_uses_at_two_processes(live, bound,
     second = Service(service.settings.model_copy(update={"public_url": service.settings.issuer}), Clock()).start()
     try:
         proof = phone_key.proof("GET", f"{live.base_url}/v1/episodes", bound)
-        doors = [live, Partner(second.base_url, live.partner_id, live.client_id, live.secret)]
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        with Partner(second.base_url, live.partner_id, live.client_id, live.secret) as other, concurrent.futures.ThreadPoolExecutor(16) as pool:
+            doors = [live, other]
             statuses = list(pool.map(lambda n: get(doors[n % 2], "/v1/episodes", bound, proof).status_code, range(50)))
     finally:
         second.stop()

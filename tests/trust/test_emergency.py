@@ -149,3 +149,12 @@ def test_it_is_reviewed_also_when_the_patient_was_erased_since(partner, outsider
     body = {"finding": "justified", "reviewer": "idp|head", "note": "Seen in the on-call log."}
     assert partner.post(f"/v1/break-glass/{opened['id']}/review", body)["review_note"] == "Seen in the on-call log."
     assert partner.get("/v1/break-glass?status=reviewed")["items"][0]["finding"] == "justified"
+
+
+def test_who_used_it_does_not_review_it(partner):
+    clinician = partner.post("/v1/clinicians", {"subject": "idp|curious"})
+    token = partner.clinician_token(clinician["id"])
+    opened = partner.post("/v1/break-glass", {"patient_id": partner.add_patient()["id"], "reason": REASON}, token=token)
+    for reviewer in (clinician["id"], "idp|curious"):
+        answer = partner.send("POST", f"/v1/break-glass/{opened['id']}/review", {"finding": "justified", "reviewer": reviewer})
+        assert (answer.status_code, answer.json()["type"]) == (403, "/problems/own-review")

@@ -8,6 +8,7 @@ open: the door lets the actor through (whatever the rules then say); 403, 404: r
 
 import csv
 import os
+import threading
 from pathlib import Path
 from uuid import uuid4
 
@@ -139,3 +140,20 @@ def test_every_scope_is_some_actors_and_personal_scopes_are_a_partners():
     held = set(FOR_CLINICIANS) | set(FOR_PATIENTS) | OUTCOMES | set(ADMIN) | {"patients:read", "import", "exports:read", "token:exchange"}
     assert set(SCOPES) == held
     assert not FOR_PATIENTS & {"notes:read", "notes:write", "rights:write", "clients:write"}
+
+
+def test_a_partner_that_takes_anothers_ids_revokes_nobody_elses_tokens(service):
+    """Ids are the partner's own, and so are revocations: the same id at another partner is another person."""
+    with service.partner() as one, service.partner() as other:
+        clinician, patient = one.add_clinician()["id"], one.add_patient()["id"]
+        tokens = [
+            one.clinician_token(clinician),
+            one.new_token(grant_type=EXCHANGE, subject_token=patient, subject_token_type=PATIENT)["access_token"],
+        ]
+        other.post("/v1/clinicians", {"id": clinician, "subject": "x"})
+        other.patch(f"/v1/clinicians/{clinician}", {"active": False}, '"1.1"')
+        other.post("/v1/patients", {"id": patient})
+        other.post(f"/v1/patients/{patient}/erasure", {"requested_by": "patient"})
+        threading.Event().wait(2.0)  # the copy of revocations is read every 1.5 s
+        assert one.send("GET", "/v1/patients", token=tokens[0]).status_code == 200
+        assert one.send("GET", "/v1/sync/pull", token=tokens[1]).status_code == 200
