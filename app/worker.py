@@ -41,6 +41,7 @@ RETIRE_EVERY_SECONDS = 3600.0
 ALERTS_EVERY_SECONDS = 5.0
 DELIVER_EVERY_SECONDS = 0.5
 PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
+GRACE_SECONDS = 3.0
 SOON_SECONDS = 0.02
 URGENT_AT_ONCE, OTHERS_AT_ONCE = 64, 64
 URGENT_OF_A_PARTNER, OTHERS_OF_A_PARTNER = 16, 32
@@ -82,7 +83,7 @@ async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[
     while not stop.is_set():
         started, done = time.monotonic(), 0
         try:
-            done = await job()
+            done = await _with_grace(job, stop)
             if done:
                 log.info(what, number=done)
         except (DatabaseAway, TryAgain, OutcomeUnknown):
@@ -92,6 +93,21 @@ async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[
         left = seconds - (time.monotonic() - started)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), max(0.0, min(left, soon) if done and soon is not None else left))
+
+
+async def _with_grace(job: Callable[[], Awaitable[int]], stop: asyncio.Event) -> int:
+    """Do a job; when the worker is asked to stop meanwhile, give it a few seconds, then break it off: what it had not committed is done later."""
+    working, asked = asyncio.ensure_future(job()), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({working, asked}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            await asyncio.wait({working}, timeout=GRACE_SECONDS)
+        if not working.done():
+            working.cancel()
+            await asyncio.wait({working})
+        return 0 if working.cancelled() else working.result()
+    finally:
+        asked.cancel()
 
 
 async def _stop_with(parent: int | None, stop: asyncio.Event) -> None:

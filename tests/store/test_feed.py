@@ -109,8 +109,9 @@ def test_every_row_stands_in_the_feed_in_the_version_that_it_has(service, partne
         found, rows = {}, 0
         async with engine.connect() as connection:
             for table in tables:
+                erased = " WHERE t.patient_id NOT IN (SELECT patient_id FROM erasure)" if "patient_id" in table.c else ""  # the worker comes later
                 told = "c.partner_id = t.partner_id AND c.entity = :entity AND c.entity_id = t.id AND c.audience IS NULL"
-                query = f"SELECT count(*) FILTER (WHERE t.version IS DISTINCT FROM (SELECT max(version) FROM change c WHERE {told})), count(*) FROM {table.name} t"
+                query = f"SELECT count(*) FILTER (WHERE t.version IS DISTINCT FROM (SELECT max(version) FROM change c WHERE {told})), count(*) FROM {table.name} t{erased}"
                 wrong, number = (await connection.execute(sa.text(query), {"entity": table.name})).one()
                 rows += number
                 if wrong:

@@ -31,9 +31,34 @@ def test_kept_answers_are_cleared_after_72_hours_and_not_before(partner, on_data
     assert kept_of(on_database, partner) == 0
 
 
-def test_the_worker_works_and_stops_when_asked(service, partner):
+def test_the_worker_works_and_stops_when_asked(own_service):
     async def run():
-        task = asyncio.create_task(work(service.settings))
+        task = asyncio.create_task(work(own_service.settings))
+        await asyncio.sleep(0.5)
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
+        await asyncio.wait_for(task, 5)
+
+    before = signal.getsignal(signal.SIGTERM)
+    with own_service.partner() as partner:
+        patient = partner.add_patient()
+        partner.post(f"/v1/patients/{patient['id']}/erasure", {"requested_by": "patient"})
+        try:
+            asyncio.run(run())
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert partner.get(f"/v1/patients/{patient['id']}/erasure")["rows_erased_at"] is not None
+        assert partner.get("/v1/audit/seals")["items"]
+
+
+def test_a_worker_in_the_middle_of_a_long_round_stops_all_the_same(own_service, monkeypatch):
+    async def for_ever(*_):
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr("app.worker.seal_trails", for_ever)
+    monkeypatch.setattr("app.worker.GRACE_SECONDS", 0.2)
+
+    async def run():
+        task = asyncio.create_task(work(own_service.settings))
         await asyncio.sleep(0.5)
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(task, 5)
@@ -43,4 +68,3 @@ def test_the_worker_works_and_stops_when_asked(service, partner):
         asyncio.run(run())
     finally:
         signal.signal(signal.SIGTERM, before)
-    assert partner.get("/v1/patients")["items"] == []

@@ -10,6 +10,7 @@ import pytest
 from app.keys.provider import read_key_ring
 from app.store.database import Database, clock
 from app.worker import Deliveries
+from tests.conftest import newest_partners_only
 
 
 class Receiver(ThreadingHTTPServer):
@@ -60,8 +61,9 @@ def receiver():
 
 
 @pytest.fixture
-def worker(service, on_database, receiver):
-    """Rounds of the worker's deliveries at moments that the test chooses."""
+def worker(service, on_database, receiver, monkeypatch):
+    """Rounds of the worker's deliveries at moments that the test chooses, for the partners of this test: others have left endpoints behind."""
+    newest_partners_only(monkeypatch, "app.worker")
     ring = read_key_ring(service.settings.keys_path)
 
     def rounds(number=1, later=timedelta(0), allowed=None, within=15.0):

@@ -15,6 +15,7 @@ from jose import jws
 from app import upkeep
 from app.keys.provider import read_key_ring
 from app.store.database import clock
+from tests.conftest import newest_partners_only
 
 
 class PhoneKey:
@@ -46,8 +47,9 @@ def phone_key():
 
 
 @pytest.fixture
-def upkept(service, on_database):
-    """Run a job of the worker's upkeep at a moment that the test chooses."""
+def upkept(service, on_database, monkeypatch):
+    """Run a job of the worker's upkeep at a moment that the test chooses, for the partners of this test."""
+    newest_partners_only(monkeypatch, "app.upkeep")
     ring = read_key_ring(service.settings.keys_path)
 
     def run(name, *, later=timedelta(0)):
