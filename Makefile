@@ -9,7 +9,7 @@ NODE_STAMP := tests/clients/typescript/node_modules/.locked
 MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-15 test-18 check lint types floors bench-queue attack sbom bench-rules soak-feed openapi lock clean
+.PHONY: help run demo test test-15 test-18 test-18-database check lint types floors bench-queue attack sbom bench-rules soak-feed openapi lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ test-15: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## All tests on the system's
 
 test-18: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## All tests on the wheel's PostgreSQL 18
 	IPT_POSTGRES=wheel $(PY) -m pytest
+
+test-18-database: $(DEV_STAMP) ## What talks to the database, once more on the wheel's PostgreSQL 18
+	IPT_POSTGRES=wheel $(PY) -m pytest tests/store tests/migrations tests/embedded tests/api tests/sync/test_pull.py tests/sync/test_push.py tests/sync/test_events.py tests/trust/test_erasure.py tests/trust/test_audit.py tests/trust/test_protection.py tests/trust/test_rotation.py tests/trust/test_emergency.py
 
 check: lint types floors test ## Exactly what CI runs
 
