@@ -62,7 +62,9 @@ async def create_client(visit: Visit, name: str, scopes: frozenset[str]) -> tupl
     """Add a client; return it and its secret, which is shown this once. Raises BackendOnly, ClientNameTaken, ScopesTooWide."""
     check_backend(visit)
     if CLIENT_NAME.fullmatch(name) is None or name in RESERVED:
-        raise Invalid(faults=[Fault("/name", "has 1 to 40 of a-z, 0-9 and -, begins with no -, and is not the worker's")])
+        raise Invalid(
+            faults=[Fault("/name", "has 1 to 40 of a-z, 0-9 and -, begins with no -, and is not `worker`, the service's own name in the audit trail")]
+        )
     await _check_not_wider(visit, scopes)
     if len(await clients_of(visit.connection)) >= MOST_CLIENTS:
         raise TooManyClients

@@ -1,5 +1,6 @@
 """Sessions: scheduled, held, missed, cancelled. A held session is never refused for phase, gate or contract."""
 
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,6 +11,7 @@ from app.actions.visit import Chart, Visit, open_chart
 from app.domain.errors import Invalid
 from app.domain.people import check_time_zone, today_of
 from app.domain.problem_area import AREAS, DISPUTE_STRATEGIES, ruleset
+from app.domain.protection import CARE, RECORD
 from app.domain.protocol_faults import PHASES
 from app.domain.sessions import NUMBERED, NotRescheduled, SessionNotScheduled, check_session, check_status_change, flags_of
 from app.domain.techniques import check_strategies, check_techniques
@@ -29,7 +31,8 @@ async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any],
 
     Sessions beside the course (assessment, pre-group, parents, booster, crisis) have no number and do not count against the contract.
     """
-    chart = await open_chart(visit, episode_id, lock=True)
+    planned = values["status"] == "scheduled" and visit.use == RECORD  # what took place is recorded, whatever was withdrawn since
+    chart = await open_chart(replace(visit, use=CARE) if planned else visit, episode_id, lock=True)
     check_session(values, visit.now)
     _check_codes(values)
     await _check_joint(visit, chart, values)

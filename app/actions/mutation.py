@@ -17,7 +17,7 @@ from app.store.database import OutOfRange, Row, UniqueTaken
 from app.store.tables.every import metadata
 
 REFUSED = (Refusal, OutOfRange, UniqueTaken)
-RECORDS = {"termination", "early_ending", "follow_up", "status_change", "session_note", "addendum"}
+RECORDS = {"session", "assessment", "termination", "early_ending", "follow_up", "status_change", "session_note", "addendum"}
 
 
 class ScopeOfMutationMissing(Forbidden):
@@ -66,7 +66,7 @@ class Mutation:
         """Return what the mutation opens a chart for, as its route over HTTP declares it."""
         if self.entity == "consent":
             return RIGHTS
-        return RECORD if self.entity in RECORDS or (self.entity == "session" and self.op == "update") else CARE
+        return RECORD if self.entity in RECORDS else CARE
 
     seen: dict[str, Any] | None = None
     """What the device believes that the service has, where its client says so: an edit of what it has seen disputes nothing."""

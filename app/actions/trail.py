@@ -28,7 +28,10 @@ async def read_audit_events(visit: Visit, filters: dict[str, Any], after: Sequen
     """Return a page of audit events in the spelling that is sealed, each with its seal. Raises AuditForClients."""
     check_client(visit)
     rows = await page_audit_events(visit.connection, filters, after, limit)
-    return [{**event_of(r), "seal": r["sealed_by"] if r["sealed_by"] != FORGED else None, "forged": r["sealed_by"] == FORGED} for r in rows]
+    seals = [None if r["sealed_by"] == FORGED else r["sealed_by"] for r in rows]
+    return [
+        {**event_of(r), "seal": seal, "forged": r["sealed_by"] == FORGED or not is_ours(visit.keys, r)} for r, seal in zip(rows, seals, strict=True)
+    ]
 
 
 async def read_seals(visit: Visit, number: int | None, after: Sequence[Any] | None, limit: int) -> list[Row]:

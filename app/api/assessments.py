@@ -18,6 +18,7 @@ from app.api.people import Locale
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, In, InChart, Level, Moment, NewId, Out, Prose
 from app.domain.errors import NotFound
+from app.domain.protection import RECORD
 from app.store.database import Row
 from app.store.tables.work import assessment
 from app.store.work import page_chart
@@ -114,7 +115,9 @@ class AssessmentPatch(In):
 
 
 @router.post("/assessments", status_code=201, response_model=Submitted)
-async def create_assessment(call: Annotated[Call, needs("assessments:write", patients=True)], episode_id: UUID, assessment_in: AssessmentIn) -> Row:
+async def create_assessment(
+    call: Annotated[Call, needs("assessments:write", patients=True, use=RECORD)], episode_id: UUID, assessment_in: AssessmentIn
+) -> Row:
     """Submit answers. A triggering or missing risk item opens an alert in the same transaction."""
     made, alert, notice = await record_assessment(call.visit, episode_id, assessment_in.members())
     row = call.made(made, f"/v1/episodes/{episode_id}/assessments/{{id}}")
@@ -151,7 +154,9 @@ async def read_assessment(call: Annotated[Call, needs("assessments:read", patien
 
 
 @router.patch("/assessments/{assessment_id}", response_model=AssessmentOut)
-async def correct_assessment(call: Annotated[Call, needs("assessments:write")], episode_id: UUID, assessment_id: UUID, patch: AssessmentPatch) -> Row:
+async def correct_assessment(
+    call: Annotated[Call, needs("assessments:write", use=RECORD)], episode_id: UUID, assessment_id: UUID, patch: AssessmentPatch
+) -> Row:
     """Mark an assessment as entered in error. An alert that it raised stays."""
     return call.stored(await mark_assessment_in_error(call.visit, episode_id, assessment_id, patch.error_reason))
 

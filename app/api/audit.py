@@ -63,8 +63,10 @@ async def list_audit_events(
     call: Annotated[Call, needs("audit:read", use=RIGHTS)],
     request: Request,
     patient_id: UUID | None = None,
-    person: Annotated[str | None, Query(max_length=60, description="clinician:<id> or patient:<id>")] = None,
-    client_id: Annotated[str | None, Query(max_length=100)] = None,
+    person: Annotated[
+        str | None, Query(pattern=r"^(clinician|patient):[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$", description="clinician:<id> or patient:<id>")
+    ] = None,
+    client_id: Annotated[str | None, Query(max_length=100, description="<partner>.<name>, or the name alone")] = None,
     request_id: Annotated[str | None, Query(max_length=64)] = None,
     seal: Annotated[int | None, Query(ge=1, le=2**53)] = None,
     emergency: Annotated[bool | None, Query(description="true: only what emergency access opened")] = None,
@@ -75,6 +77,8 @@ async def list_audit_events(
     cursor: Cursor = None,
 ) -> Any:
     """List who did what, reads and refusals included."""
+    if client_id is not None and "." not in client_id:
+        client_id = f"{call.visit.caller.partner_id}.{client_id}"
     filters: dict[str, Any] = {"patient_id": patient_id, "person": person, "client_id": client_id, "request_id": request_id, "sealed_by": seal}
     filters |= {"emergency": emergency, "at_from": at_from, "at_to": at_to}
     pager = call.pager(limit, cursor, filters | {"format": format})

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/v1/clients", route_class=Route, tags=["clients"])
 
 def _known(scope: str) -> str:
     if scope not in SCOPES:
-        message = "is no scope"
+        message = "is no scope: scopes_supported of /.well-known/oauth-authorization-server lists them"
         raise ValueError(message)
     return scope
 
@@ -25,7 +25,7 @@ def _known(scope: str) -> str:
 class ClientIn(In):
     """A new client."""
 
-    name: Code = Field(examples=["mobile-backend"], description="1 to 40 of a-z, 0-9 and -; it stands in the client id")
+    name: Annotated[Code, Field(max_length=40, examples=["mobile-backend"], description="1 to 40 of a-z, 0-9 and -; it stands in the client id")]
     scopes: Annotated[list[Annotated[str, AfterValidator(_known)]], Field(min_length=1, max_length=len(SCOPES))] = Field(
         examples=[["patients:read", "episodes:read"]], description="No more than the token itself holds"
     )

@@ -35,7 +35,11 @@ class DeviceRevoked(Unauthenticated):
 
 
 class ProofRefused(Unauthenticated):
-    """The token is bound to a key, and the proof (RFC 9449) does not show that the caller holds it, or was used before."""
+    """The token is bound to a key, and the proof (RFC 9449) does not show that the caller holds it, or was used before.
+
+    Send `Authorization: DPoP <token>` and, with each request anew, a `DPoP` header: ES256, typ `dpop+jwt`, your public key as `jwk`; `htm` the
+    method, `htu` the address (the issuer's, without query), `iat` within 60 s of our clock, a `jti` never used before, `ath` the SHA-256 of the token.
+    """
 
 
 class NotForPatients(Forbidden):

@@ -140,7 +140,7 @@ class SessionPage(Out):
 
 
 @router.post("/sessions", status_code=201, response_model=SessionOut)
-async def create_session(call: Annotated[Call, needs("sessions:write")], episode_id: UUID, session_in: SessionIn) -> Row:
+async def create_session(call: Annotated[Call, needs("sessions:write", use=RECORD)], episode_id: UUID, session_in: SessionIn) -> Row:
     """Schedule a session, or record one that took place."""
     made = await record_session(call.visit, episode_id, session_in.members())
     return call.made(made, f"/v1/episodes/{episode_id}/sessions/{{id}}")

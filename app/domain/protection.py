@@ -33,7 +33,7 @@ class ProcessingRestricted(Forbidden):
 
 
 class ConsentWithdrawn(Forbidden):
-    """The patient has withdrawn consent to treatment: what was done stays readable, notes and endings can be written, new treatment cannot."""
+    """The patient has withdrawn consent to treatment: what took place is recorded, answers and endings are taken, nothing new is begun."""
 
 
 class SharingRefused(Forbidden):
@@ -49,7 +49,7 @@ class UnderLegalHold(Conflict):
 
 
 class EmergencyUsedUp(Forbidden):
-    """A clinician opens at most three charts a day by emergency access."""
+    """A clinician opens at most three charts by emergency access in 24 hours; the lead, or the partner's backend, can take you into the care team."""
 
 
 class AlreadyInCareTeam(Conflict):

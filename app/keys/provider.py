@@ -139,7 +139,7 @@ def drop_key(path: Path, version: int) -> None:
 
     def change(stored: dict[str, Any], keys: Mapping[int, bytes], _: bytes, wraps: int) -> int:
         if version not in keys or version == wraps:
-            message = f"Version {version} is not a key of this file that no longer wraps."
+            message = f"Version {version} cannot be dropped: it is not in this file, or it is the one that wraps."
             raise KeyMissing(message)
         del stored["keys"][str(version)]
         return version

@@ -113,6 +113,9 @@ def test_what_a_superuser_changes_under_a_seal_is_found(partner, sealed, checked
     fault = checked().fault
     assert fault is not None
     assert fault.number <= victim["sealed_by"]
+    if name.startswith("changed"):
+        shown = {e["id"]: e["forged"] for e in partner.get("/v1/audit-events?limit=1000")["items"]}
+        assert shown[str(victim["id"])] is True, "the row itself says so, too"
 
 
 @pytest.mark.parametrize(
@@ -154,10 +157,10 @@ def test_a_trail_cut_short_is_found_by_who_kept_the_newest_seal(partner, sealed,
 def test_a_row_that_the_service_did_not_write_is_never_sealed(partner, sealed, checked, upkept, database_url):
     run_sql(
         database_url,
-        COPIED.format(person="'clinician:framed'", sealed="NULL").format(p=partner.partner_id) + " LIMIT 1",
+        COPIED.format(person="'clinician:00000000-0000-7000-8000-000000000000'", sealed="NULL").format(p=partner.partner_id) + " LIMIT 1",
     )
     upkept("seal_trails")
-    (forged,) = partner.get("/v1/audit-events?limit=1000&person=clinician:framed")["items"]
+    (forged,) = partner.get("/v1/audit-events?limit=1000&person=clinician:00000000-0000-7000-8000-000000000000")["items"]
     assert (forged["forged"], forged["seal"]) == (True, None)
 
 
@@ -333,6 +336,11 @@ def test_events_are_found_by_their_filters_and_are_the_partners_own(partner, oth
     first = partner.get("/v1/audit-events?limit=1")
     assert partner.get(f"/v1/audit-events?limit=1&cursor={first['next']}")["items"] != first["items"]
     assert partner.send("GET", "/v1/audit-events?seal=0").status_code == 422
+    for shape in (patient["id"], "clinician:x", "x"):
+        assert partner.send("GET", f"/v1/audit-events?person={shape}").status_code == 422, "a shape that fits nobody is no answer of 'nobody'"
+    by_name = partner.get(f"/v1/audit-events?client_id={partner.client_id.partition('.')[2]}&limit=1000")["items"]
+    assert by_name == partner.get(f"/v1/audit-events?client_id={partner.client_id}&limit=1000")["items"][: len(by_name)]
+    assert by_name
     token = partner.clinician_token(partner.add_clinician()["id"])
     assert partner.send("GET", "/v1/audit-events", token=token).status_code == 403
     assert other_partner.send("GET", f"/v1/patients/{patient['id']}/access-report").status_code == 404

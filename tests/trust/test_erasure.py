@@ -188,6 +188,29 @@ def test_the_rows_of_an_erased_patient_are_gone_from_every_table_but_those_that_
     assert partner.get(other.path)["id"] == other.id, "the next patient is untouched"
 
 
+def test_the_order_itself_destroys_the_key_and_blanks_kept_answers(partner, database_url):
+    """What a thief of the database and of the key file finds after the order, though no worker has come."""
+    patient = partner.add_patient()
+    path = f"/v1/patients/{patient['id']}/consents"
+    body = {"purpose": "treatment", "given": True, "wording": "v1", "decided_at": now(), "note": "x"}
+    partner.send("POST", path, body, Idempotency_Key="kept-1")
+    partner.post(f"/v1/patients/{patient['id']}/erasure", {"requested_by": "patient"})
+
+    async def left():
+        engine = create_async_engine(database_url)
+        async with engine.connect() as connection:
+            one = {"p": UUID(patient["id"])}
+            key = (await connection.execute(sa.text("SELECT wrapped, destroyed_at FROM patient_key WHERE patient_id = :p"), one)).one()
+            answers = (await connection.execute(sa.text("SELECT answer FROM idempotency_key WHERE patient_id = :p"), one)).scalars().all()
+        await engine.dispose()
+        return key, answers
+
+    (wrapped, destroyed_at), answers = asyncio.run(left())
+    assert wrapped is None
+    assert destroyed_at is not None
+    assert set(answers) == {b""}
+
+
 def test_a_legal_hold_keeps_a_record_and_says_so(partner):
     patient = partner.add_patient()
     path = f"/v1/patients/{patient['id']}"

@@ -157,3 +157,17 @@ def test_a_partner_that_takes_anothers_ids_revokes_nobody_elses_tokens(service):
         threading.Event().wait(2.0)  # the copy of revocations is read every 1.5 s
         assert one.send("GET", "/v1/patients", token=tokens[0]).status_code == 200
         assert one.send("GET", "/v1/sync/pull", token=tokens[1]).status_code == 200
+
+
+def test_a_clinician_who_leaves_is_refused_within_five_seconds(service):
+    with service.partner() as partner:
+        clinician = partner.add_clinician()["id"]
+        token = partner.clinician_token(clinician)
+        assert partner.send("GET", "/v1/patients", token=token).status_code == 200
+        partner.patch(f"/v1/clinicians/{clinician}", {"active": False}, '"1.1"')
+        for _ in range(50):
+            if partner.send("GET", "/v1/patients", token=token).status_code == 401:
+                break
+            threading.Event().wait(0.1)
+        else:
+            pytest.fail("the token of a clinician who left lives on after five seconds")

@@ -27,7 +27,6 @@ def test_after_consent_to_treatment_was_withdrawn_the_record_is_kept_and_ended_a
     refused = [
         ("POST", f"{episode.path}/sessions", {"starts_at": now(days=-7)}),
         ("POST", f"{episode.path}/goals", {"text": "x"}),
-        ("POST", f"{episode.path}/assessments", {"instrument": "PHQ-9", "answers": PHQ9, "answered_at": now()}),
         ("POST", f"{episode.path}/assessment-requests", {"instrument": "PHQ-9", "due_at": now(days=-2)}),
         ("POST", f"{episode.path}/homework", {"task": "x"}),
         ("POST", f"{episode.path}/phase/transitions", {"to": "termination"}),
@@ -37,6 +36,10 @@ def test_after_consent_to_treatment_was_withdrawn_the_record_is_kept_and_ended_a
         answer = partner.send(method, path, body)
         assert (answer.status_code, answer.json()["type"]) == (403, "/problems/consent-withdrawn"), path
     assert partner.get(f"{episode.path}/timeline")
+    answers = {"instrument": "PHQ-9", "answers": {**PHQ9, "9": 3}, "answered_at": now()}
+    assert partner.post(f"{episode.path}/assessments", answers)["risk_alert"]["status"] == "open", "an answer is never in the way"
+    held = {"starts_at": now(days=1), "status": "held", "minutes": 50, "attendance": "attended"}
+    assert partner.send("POST", f"{episode.path}/sessions", held).status_code == 201, "what took place is recorded"
     note = partner.send("PUT", f"{episode.path}/sessions/{session['id']}/note", {"text": "Told me."}, token=episode.token, If_None_Match="*")
     assert note.status_code == 201, note.text
     cancelled = partner.send("PATCH", f"{episode.path}/sessions/{session['id']}", {"status": "cancelled"}, If_Match='"1.1"')
