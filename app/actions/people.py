@@ -60,8 +60,8 @@ async def add_patient(visit: Visit, fields: Fields) -> Made:
     check_backend(visit)
     check_time_zone(fields.clear["time_zone"])
     patient_id = fields.id or uuid7()
+    known = await find_row(visit.connection, patient, id=patient_id) if fields.id is not None else None
     fields = Fields(fields.clear, fields.secret, patient_id, {"legal_hold": False, **_reference_index(visit, fields)})
-    known = await find_row(visit.connection, patient, id=patient_id)
     if known is not None:
         if known["erased_at"] is not None:
             raise IdTaken

@@ -22,11 +22,11 @@ from app.domain.protection import (
     kept_until,
 )
 from app.keys.cipher import PatientKey
-from app.store.database import Row
+from app.store.database import Row, TryAgain
 from app.store.door import revoke
 from app.store.feed import Audience
 from app.store.idempotency import hold_for_transaction
-from app.store.people import courses_of, find_patient
+from app.store.people import courses_of, find_patient, same_person
 from app.store.protection import (
     blank_answers,
     blank_emergencies,
@@ -78,11 +78,12 @@ async def protect(visit: Visit, patient_id: UUID, values: dict[str, Any]) -> Row
 
 
 async def _registrations(visit: Visit, patient_id: UUID) -> list[Row]:
-    """Return every registration of a person, locked in one order, the keys at hand. Raises NotFound."""
-    row, _ = await open_patient(visit, patient_id)
-    root = row["merged_into"] or patient_id
-    same = {root, *(r["id"] for r in await rows_of(visit.connection, patient, merged_into=root) if r["erased_at"] is None)}
-    return [(await open_patient(visit, one, lock=True))[0] for one in sorted(same)]
+    """Return every registration of a person, locked in one order, the keys at hand. Raises NotFound, TryAgain when one was merged meanwhile."""
+    same = await same_person(visit.connection, patient_id, standing=True)
+    rows = [(await open_patient(visit, one, lock=True))[0] for one in sorted({patient_id, *same})]
+    if set(await same_person(visit.connection, patient_id, standing=True)) != {r["id"] for r in rows}:
+        raise TryAgain
+    return rows
 
 
 async def tell_phones(visit: Visit, patient_id: UUID, op: str) -> None:

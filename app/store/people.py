@@ -183,10 +183,11 @@ def of_patient(connection: Connection, column: sa.ColumnElement[Any], patient_id
     return column.in_(mine)
 
 
-async def same_person(connection: Connection, patient_id: UUID) -> list[UUID]:
-    """Return every registration of a patient's person, erased ones too; none when the patient is unknown."""
+async def same_person(connection: Connection, patient_id: UUID, *, standing: bool = False) -> list[UUID]:
+    """Return every registration of a patient's person, erased ones too unless `standing`; none when the patient is unknown."""
     mine = sa.select(sa.func.coalesce(patient.c.merged_into, patient.c.id)).where(own(connection, patient), patient.c.id == patient_id)
     query = sa.select(patient.c.id).where(own(connection, patient), of_patient(connection, patient.c.id, mine.scalar_subquery()))
+    query = query.where(patient.c.erased_at.is_(None)) if standing else query
     return [r["id"] for r in await connection.rows(query)]
 
 

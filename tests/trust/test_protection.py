@@ -275,11 +275,14 @@ def keep_years(partner, years=1):
 
 
 def test_who_is_in_treatment_by_another_registration_is_not_retired(partner, upkept):
-    running, old = partner.add_episode(), closed_course(partner)
-    partner.post(f"/v1/patients/{running.patient_id}/duplicates", {"patient_id": old.patient_id})
+    pairs = [(partner.add_episode(), closed_course(partner)) for _ in range(2)]
+    (one, old), (other, older) = pairs
+    partner.post(f"/v1/patients/{one.patient_id}/duplicates", {"patient_id": old.patient_id})
+    partner.post(f"/v1/patients/{older.patient_id}/duplicates", {"patient_id": other.patient_id})
     keep_years(partner)
     assert upkept("retire_records", later=timedelta(days=800)) == 0
-    assert partner.get(running.path)["id"] == running.id
+    for running, _ in pairs:
+        assert partner.get(running.path)["id"] == running.id
 
 
 def test_a_hold_on_another_registration_keeps_the_person_and_stops_nobody_else(partner, upkept):
