@@ -106,7 +106,7 @@ def worker_beside(settings: Settings) -> Iterator[None]:
     """Run the worker as a process of its own beside the API; it goes with this one, however that ends."""
     share_with_processes(settings)
     command = [sys.executable, "-m", "app.cli", "worker", "--beside", str(os.getpid())]
-    worker = subprocess.Popen(command, cwd=ROOT)  # noqa: S603 - our own command
+    worker = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "IPT_LOG_LEVEL": settings.log_level})  # noqa: S603 - our own command
     try:
         yield
     finally:

@@ -9,8 +9,10 @@ from alembic import command
 from alembic.config import Config
 from sqlalchemy.engine import make_url
 
+from app.keys.provider import read_key_ring
 from app.launch import ROOT, migrate
 from tests.conftest import HOME, Clock, Service, _on, run_sql, settings_of
+from tests.driver import Partner
 
 
 @pytest.fixture
@@ -36,6 +38,30 @@ def test_up_down_and_up_again_leaves_a_database_that_serves(empty_database):
     try:
         with service.partner() as partner:
             assert partner.get(partner.add_episode().path)["status"] == "referred"
+    finally:
+        service.stop()
+
+
+def test_a_database_with_patients_and_a_trail_goes_down_and_up_without_a_loss(empty_database):
+    """Down from trust and up again: references are opened and sealed anew, and the trail that was written before is known as the service's own."""
+    settings = settings_of(empty_database, Path(os.environ[HOME]))
+    migrate(settings)
+    service = Service(settings, Clock()).start()
+    with service.partner() as partner:
+        patient = partner.add_patient(external_ref="emr-4711")
+    service.stop()
+    config = config_for(empty_database)
+    config.attributes["ring"] = read_key_ring(settings.keys_path)
+    command.downgrade(config, "0012")
+    migrate(settings)
+    service = Service(settings, Clock()).start()
+    try:
+        with Partner(service.base_url, partner.partner_id, partner.client_id, partner.secret) as again:
+            assert again.get(f"/v1/patients/{patient['id']}")["external_ref"] == "emr-4711"
+            assert [p["id"] for p in again.get("/v1/patients?external_ref=emr-4711")["items"]] == [patient["id"]]
+            events = again.get("/v1/audit-events?limit=1000")["items"]
+            assert any(e["route"] == "POST /v1/patients" for e in events)
+            assert not [e for e in events if e["forged"]]
     finally:
         service.stop()
 
