@@ -5,6 +5,7 @@ import base64
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -175,7 +176,7 @@ def test_keys_come_from_a_file_the_environment_or_a_command(tmp_path):
     path = tmp_path / "keys.json"
     create_key_file(path)
     text = path.read_text()
-    command = f"{sys.executable} -c \"print(open('{path}').read())\""
+    command = shlex.join([sys.executable, "-c", f"print(open({str(path)!r}).read())"])
     rings = [read_keys(p) for p in (KeyFile(path), KeysGiven(text), KeyCommand(command))]
     blob = rings[0].seal(b"x", "place")
     assert [r.open(blob, "place") for r in rings] == [b"x"] * 3
