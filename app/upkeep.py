@@ -10,9 +10,9 @@ from uuid import UUID
 import sqlalchemy as sa
 import structlog
 
-from app.actions.door import signing_pairs
+from app.actions.door import newest_signing, signing_pairs
 from app.actions.protection import RetentionUnset, finish_erasure, retention_due, retire
-from app.actions.trail import newest_signing, seal_trail
+from app.actions.trail import seal_trail
 from app.actions.visit import Visit
 from app.domain.protection import CARE, RIGHTS
 from app.keys.cipher import KeyRing
@@ -61,6 +61,13 @@ def worker_access(visit: Visit, route: str) -> Access:
         episode_id=visit.trace.episode_id,
         resources=visit.trace.resources,
     )
+
+
+async def commit_visit(visit: Visit, route: str) -> None:
+    """Commit what the worker did, with its audit row and its changes told."""
+    await insert_access(visit.connection, worker_access(visit, route), visit.keys)
+    await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
+    await visit.connection.commit()
 
 
 async def clear_expired(database: Database, now: datetime) -> int:
@@ -117,14 +124,8 @@ async def _erase_one(database: Database, ring: KeyRing, now: datetime, partner_i
         visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
         if not await finish_erasure(visit, erasure_id):
             return 0
-        await _commit(visit, "worker erase_rows")
+        await commit_visit(visit, "worker erase_rows")
     return 1
-
-
-async def _commit(visit: Visit, route: str) -> None:
-    await insert_access(visit.connection, worker_access(visit, route), visit.keys)
-    await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
-    await visit.connection.commit()
 
 
 async def seal_trails(database: Database, ring: KeyRing, now: datetime) -> int:
@@ -184,5 +185,5 @@ async def _retire_one(database: Database, ring: KeyRing, now: datetime, partner_
         visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
         if not await retire(visit, patient_id):
             return 0
-        await _commit(visit, "worker retire_records")
+        await commit_visit(visit, "worker retire_records")
     return 1

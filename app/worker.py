@@ -25,12 +25,10 @@ from app.keys.cipher import KeyRing
 from app.keys.provider import read_keys
 from app.main import configure_logs, key_provider
 from app.outbound.guarded import AddressRefused, NoAnswer, Outbound
-from app.store.audit import insert_access
 from app.store.database import Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, clock
-from app.store.feed import stamp
 from app.store.webhooks import enabled_endpoints
 from app.store.work import overdue_alerts
-from app.upkeep import clear_expired, compact_feeds, erase_rows, known_partners, retire_records, rewrap_keys, seal_trails, worker_access, worker_visit
+from app.upkeep import clear_expired, commit_visit, compact_feeds, erase_rows, known_partners, retire_records, rewrap_keys, seal_trails, worker_visit
 
 CLEAR_EVERY_SECONDS = 60.0
 COMPACT_EVERY_SECONDS = 3600.0
@@ -211,9 +209,9 @@ class Deliveries:
             visit = worker_visit(connection, self._ring, partner_id, clock(self._now))
             await note_attempts(visit, attempts)
             if visit.journal.changes:
-                await insert_access(connection, worker_access(visit, "worker switch_off_endpoint"), self._ring)
-                await stamp(connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
-            await connection.commit()
+                await commit_visit(visit, "worker switch_off_endpoint")
+            else:
+                await connection.commit()
 
     async def settled(self) -> None:
         """Return when nothing is under way and everything is noted."""
@@ -250,7 +248,5 @@ async def _escalate_one(database: Database, ring: KeyRing, now: datetime, partne
         visit = worker_visit(connection, ring, partner_id, now, use=SAFETY)
         if not await escalate_alert(visit, alert["id"], alert["episode_id"]):
             return False
-        await insert_access(connection, worker_access(visit, "worker escalate_alert"), ring)
-        await stamp(connection, visit.journal, now, actor=visit.actor, client_id=visit.caller.client_id)
-        await connection.commit()
+        await commit_visit(visit, "worker escalate_alert")
     return True

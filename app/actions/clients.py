@@ -2,7 +2,7 @@
 
 import hashlib
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -16,14 +16,14 @@ from app.store.door import (
     add_client,
     add_client_key,
     add_secret,
-    client_keys,
     clients_of,
     disable_client,
     expire_client_secrets,
     find_client,
+    kids_of_clients,
     remove_client_key,
     revoke,
-    secrets_of_client,
+    secrets_of_clients,
 )
 
 SECRET_BYTES = 32
@@ -55,7 +55,7 @@ class TooManyClients(Conflict):
 async def list_clients(visit: Visit) -> list[dict[str, Any]]:
     """Return the partner's clients with what they authenticate by; secrets are not kept and not shown. Raises BackendOnly."""
     check_backend(visit)
-    return [await _described(visit, row) for row in await clients_of(visit.connection)]
+    return await _described(visit, await clients_of(visit.connection))
 
 
 async def create_client(visit: Visit, name: str, scopes: frozenset[str]) -> tuple[dict[str, Any], str]:
@@ -71,18 +71,18 @@ async def create_client(visit: Visit, name: str, scopes: frozenset[str]) -> tupl
     if not await add_client(visit.connection, name, sorted(scopes), visit.now):
         raise ClientNameTaken
     secret = await _new_secret(visit, name)
-    return await _described(visit, await _client(visit, name)), secret
+    return (await _described(visit, [await _client(visit, name)]))[0], secret
 
 
 async def rotate_client_secret(visit: Visit, name: str, overlap: timedelta) -> tuple[dict[str, Any], str]:
     """Give a client a new secret; the present ones end after the overlap. Raises BackendOnly, NotFound, ScopesTooWide."""
     row = await _managed(visit, name)
     await expire_client_secrets(visit.connection, name, visit.now + overlap)
-    live = [s for s in await secrets_of_client(visit.connection, name) if s["expires_at"] is None or s["expires_at"] > visit.now]
+    live = [s for s in await secrets_of_clients(visit.connection, [name]) if s["expires_at"] is None or s["expires_at"] > visit.now]
     if len(live) >= MOST_SECRETS:
         raise TooManyCredentials
     secret = await _new_secret(visit, name)
-    return await _described(visit, row), secret
+    return (await _described(visit, [row]))[0], secret
 
 
 async def add_key(visit: Visit, name: str, public: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,11 +92,11 @@ async def add_key(visit: Visit, name: str, public: Mapping[str, Any]) -> dict[st
         jwk = checked_public_key(public)
     except KeyRefused as refused:
         raise Invalid(faults=[Fault("/jwk", str(refused))]) from None
-    if len(await client_keys(visit.connection, name)) >= MOST_KEYS:
+    if len(await kids_of_clients(visit.connection, [name])) >= MOST_KEYS:
         raise TooManyCredentials
     await add_client_key(visit.connection, name, jwk, visit.now)
     visit.journal.kept_beside = True
-    return await _described(visit, row)
+    return (await _described(visit, [row]))[0]
 
 
 async def retire_key(visit: Visit, name: str, kid: str) -> dict[str, Any]:
@@ -105,7 +105,7 @@ async def retire_key(visit: Visit, name: str, kid: str) -> dict[str, Any]:
     if not await remove_client_key(visit.connection, name, kid):
         raise NotFound
     visit.journal.kept_beside = True
-    return await _described(visit, row)
+    return (await _described(visit, [row]))[0]
 
 
 async def turn_off(visit: Visit, name: str) -> dict[str, Any]:
@@ -118,7 +118,7 @@ async def turn_off(visit: Visit, name: str) -> dict[str, Any]:
     await disable_client(visit.connection, name, visit.now)
     await revoke(visit.connection, "client", client_id, visit.now, None)
     visit.journal.kept_beside = True
-    return await _described(visit, await _client(visit, name))
+    return (await _described(visit, [await _client(visit, name)]))[0]
 
 
 async def _client(visit: Visit, name: str) -> Row:
@@ -154,15 +154,19 @@ async def _new_secret(visit: Visit, name: str) -> str:
     return secret
 
 
-async def _described(visit: Visit, row: Row) -> dict[str, Any]:
-    name = row["name"]
-    keys = await client_keys(visit.connection, name)
-    return {
-        "client_id": f"{visit.caller.partner_id}.{name}",
-        "name": name,
-        "scopes": sorted(row["scopes"]),
-        "created_at": row["created_at"],
-        "disabled_at": row["disabled_at"],
-        "secrets": await secrets_of_client(visit.connection, name),
-        "keys": sorted(keys),
-    }
+async def _described(visit: Visit, rows: Sequence[Row]) -> list[dict[str, Any]]:
+    names = [r["name"] for r in rows]
+    secrets_there = await secrets_of_clients(visit.connection, names)
+    keys_there = await kids_of_clients(visit.connection, names)
+    return [
+        {
+            "client_id": f"{visit.caller.partner_id}.{row['name']}",
+            "name": row["name"],
+            "scopes": sorted(row["scopes"]),
+            "created_at": row["created_at"],
+            "disabled_at": row["disabled_at"],
+            "secrets": [s for s in secrets_there if s["client_name"] == row["name"]],
+            "keys": [k["kid"] for k in keys_there if k["client_name"] == row["name"]],
+        }
+        for row in rows
+    ]

@@ -13,8 +13,6 @@ from app.store.door import revoke
 from app.store.sync import find_device, patients_held
 from app.store.tables.sync import device
 
-NEVER_SHOWN = {"last_token_at"}
-
 
 class DeviceNotRevoked(Conflict):
     """Only a revoked device reports that it was wiped."""

@@ -176,6 +176,11 @@ def signing_pairs(rows: Iterable[Row], ring: KeyRing) -> list[SigningKey]:
     ]
 
 
+def newest_signing(keys: Iterable[SigningKey], now: datetime) -> SigningKey | None:
+    """Return the key that signs now: the newest whose time has come."""
+    return next((k for k in sorted(keys, key=lambda k: k.signs_from, reverse=True) if k.signs_from <= now), None)
+
+
 def _uuid(text: str | None) -> UUID | None:
     try:
         return UUID(text or "")

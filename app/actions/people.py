@@ -26,7 +26,7 @@ TOKENS_DEAD_AFTER = timedelta(seconds=2 * ACCESS_TOKEN_SECONDS)
 
 
 class BackendOnly(Forbidden):
-    """Registering people and courses is done by the partner's backend, not in a clinician's name."""
+    """This is for the partner's backend to do or to read, not in a person's name."""
 
 
 class CoverIsLead(Invalid):

@@ -1,12 +1,13 @@
 """The audit trail: read by the partner, sealed by the worker so that the partner can check it alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from app.actions.people import check_backend
 from app.actions.visit import Visit
-from app.domain.audit import FIRST_PREVIOUS, FORGED, AuditForClients, event_of, hash_of_seal, leaf_of, seal_claims
+from app.domain.audit import FIRST_PREVIOUS, FORGED, event_of, hash_of_seal, leaf_of, seal_claims
 from app.domain.errors import NotFound
 from app.keys.cipher import KeyMissing, KeyRing
 from app.keys.tokens import SigningKey, public_half, sign_seal
@@ -18,15 +19,9 @@ from app.store.trail import accesses_by_person, add_seal, every_signing_key, mar
 from app.store.wrapping import signing_place
 
 
-def check_client(visit: Visit) -> None:
-    """Raise AuditForClients for a token that acts for a person."""
-    if visit.caller.person is not None:
-        raise AuditForClients
-
-
 async def read_audit_events(visit: Visit, filters: dict[str, Any], after: Sequence[Any] | None, limit: int) -> list[Row]:
-    """Return a page of audit events in the spelling that is sealed, each with its seal. Raises AuditForClients."""
-    check_client(visit)
+    """Return a page of audit events in the spelling that is sealed, each with its seal. Raises BackendOnly."""
+    check_backend(visit)
     rows = await page_audit_events(visit.connection, filters, after, limit)
     seals = [None if r["sealed_by"] == FORGED else r["sealed_by"] for r in rows]
     return [
@@ -35,18 +30,18 @@ async def read_audit_events(visit: Visit, filters: dict[str, Any], after: Sequen
 
 
 async def read_seals(visit: Visit, number: int | None, after: Sequence[Any] | None, limit: int) -> list[Row]:
-    """Return a page of seals, from `number` on. Raises AuditForClients."""
-    check_client(visit)
+    """Return a page of seals, from `number` on. Raises BackendOnly."""
+    check_backend(visit)
     rows = await page_seals(visit.connection, number, after, limit)
     return [{**r, "root": r["root"].hex(), "previous": r["previous"].hex()} for r in rows]
 
 
 async def read_seal_keys(visit: Visit) -> list[dict[str, str]]:
-    """Return the public keys that have ever signed seals. Raises AuditForClients.
+    """Return the public keys that have ever signed seals. Raises BackendOnly.
 
     Each is made from its private half, which only the service can open: a key that somebody else has put into the database is not shown.
     """
-    check_client(visit)
+    check_backend(visit)
     found = []
     for row in await every_signing_key(visit.connection):
         try:
@@ -59,18 +54,13 @@ async def read_seal_keys(visit: Visit) -> list[dict[str, str]]:
 
 
 async def read_accesses(visit: Visit, patient_id: UUID) -> list[Row]:
-    """Return who read and who wrote of a person, by every registration; also after their erasure. Raises AuditForClients, NotFound."""
-    check_client(visit)
+    """Return who read and who wrote of a person, by every registration; also after their erasure. Raises BackendOnly, NotFound."""
+    check_backend(visit)
     same = await same_person(visit.connection, patient_id)
     if not same:
         raise NotFound
     visit.trace.patient_id = patient_id
     return await accesses_by_person(visit.connection, same)
-
-
-def newest_signing(keys: Iterable[SigningKey], now: datetime) -> SigningKey | None:
-    """Return the key that signs now: the newest whose time has come."""
-    return next((k for k in sorted(keys, key=lambda k: k.signs_from, reverse=True) if k.signs_from <= now), None)
 
 
 async def seal_trail(connection: Connection, keys: KeyRing, signing: SigningKey, now: datetime) -> tuple[int, int]:

@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 import structlog
 from starlette.requests import Request
 
-from app.actions.door import signing_pairs
+from app.actions.door import newest_signing, signing_pairs
 from app.api.problems import DeviceRevoked, ProofRefused, Unauthenticated, Unavailable
 from app.keys.cipher import KeyRing
 from app.keys.jws import TokenRefused
@@ -78,10 +78,9 @@ class Door:
 
     def signing_key(self) -> SigningKey:
         """Return the key that signs now: the newest whose time has come. Raises Unavailable when there is none."""
-        now = self._now()
-        for key in self._signing:
-            if key.signs_from <= now:
-                return key
+        key = newest_signing(self._signing, self._now())
+        if key is not None:
+            return key
         raise Unavailable("There is no signing key yet; run `ipt key rotate`.")
 
     def caller_of(self, request: Request) -> Caller:

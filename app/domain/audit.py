@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from app.domain.errors import Forbidden
-
 EVENT_MEMBERS = (
     *("id", "at", "client_id", "person", "device_id", "action", "route", "outcome", "reason", "request_id"),
     *("patient_id", "patients", "episode_id", "break_glass_id", "resources"),
@@ -21,10 +19,6 @@ FORGED = -1  # stands in `sealed_by` of a row that the service did not write
 _WORDS = {"create": "C", "read": "R", "update": "U", "delete": "D", "execute": "E"}
 _INTERACTIONS = {"create": "create", "read": "read", "update": "update", "delete": "delete", "execute": "operation"}
 CLIENT_ERROR, SERVER_ERROR = 400, 500
-
-
-class AuditForClients(Forbidden):
-    """The audit trail is read by the partner's own client, not in a person's name."""
 
 
 def event_of(row: Mapping[str, Any]) -> dict[str, Any]:

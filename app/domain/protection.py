@@ -18,7 +18,6 @@ RECORD = "record"  # keeping the record true and bringing care to its end: it go
 SAFETY = "safety"  # risk alerts
 RIGHTS = "rights"  # the person's own rights over the data
 SHARING = "sharing"  # documents made to be given to others
-USES = (CARE, RECORD, SAFETY, RIGHTS, SHARING)
 CLIENT, CLINICIAN, PATIENT = "client", "clinician", "patient"
 
 EMERGENCY_LASTS = timedelta(minutes=60)  # own design, as is the next figure

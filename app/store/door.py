@@ -102,11 +102,17 @@ async def add_client_key(connection: Connection, name: str, jwk: dict[str, str],
     return await connection.run(insert(client_key).values(values).on_conflict_do_nothing()) == 1
 
 
-async def secrets_of_client(connection: Connection, name: str) -> list[Row]:
-    """Return when a client's secrets were made and end, the newest first."""
+async def secrets_of_clients(connection: Connection, names: Sequence[str]) -> list[Row]:
+    """Return when secrets of some clients were made and end, the newest first."""
     t = client_secret
-    query = sa.select(t.c.id, t.c.created_at, t.c.expires_at).where(own(connection, t), t.c.client_name == name)
+    query = sa.select(t.c.client_name, t.c.id, t.c.created_at, t.c.expires_at).where(own(connection, t), t.c.client_name.in_(names))
     return await connection.rows(query.order_by(t.c.created_at.desc(), t.c.id.desc()))
+
+
+async def kids_of_clients(connection: Connection, names: Sequence[str]) -> list[Row]:
+    """Return the kids of some clients' public keys."""
+    t = client_key
+    return await connection.rows(sa.select(t.c.client_name, t.c.kid).where(own(connection, t), t.c.client_name.in_(names)).order_by(t.c.kid))
 
 
 async def expire_client_secrets(connection: Connection, name: str, at: datetime) -> None:

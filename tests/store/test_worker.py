@@ -62,9 +62,10 @@ def test_a_worker_in_the_middle_of_a_long_round_stops_all_the_same(own_service, 
         await asyncio.sleep(0.5)
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), signal.SIGTERM)
         await asyncio.wait_for(task, 5)
+        return task.done() and task.exception() is None
 
     before = signal.getsignal(signal.SIGTERM)
     try:
-        asyncio.run(run())
+        assert asyncio.run(run()), "it ended by itself, without waiting for the round"
     finally:
         signal.signal(signal.SIGTERM, before)
