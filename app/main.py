@@ -28,6 +28,7 @@ from app.api import (
     endings,
     episodes,
     events,
+    extracts,
     focus,
     groups,
     history,
@@ -37,6 +38,7 @@ from app.api import (
     notes,
     operations,
     outcome,
+    outcome_tables,
     people,
     proposals,
     protection,
@@ -63,7 +65,7 @@ ROUTERS = (
     *(door, operations, catalogue, people, episodes, inventory, concerns, focus, proposals, course, lifecycle, sessions, notes, workflow),
     *(assessments, requests, alerts, endings, outcome, due, history, groups, caseload, imports),
     *(devices, sync, pushes, conflicts, skins, events, webhooks),
-    *(protection, audit, clients),
+    *(protection, audit, clients, outcome_tables, extracts),
 )
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
 EVERYWHERE = (assessments.crisis, sessions.everywhere)

@@ -97,7 +97,7 @@ async def compact_feeds(database: Database, now: datetime) -> int:
     return gone
 
 
-async def _each(kind: str, partner_id: UUID, job: Awaitable[int]) -> int:
+async def each(kind: str, partner_id: UUID, job: Awaitable[int]) -> int:
     """Do one piece of upkeep; its trouble, whatever it is, holds up no other. It is tried again with the next round."""
     try:
         return await job
@@ -115,7 +115,7 @@ async def erase_rows(database: Database, ring: KeyRing, now: datetime) -> int:
         async with database.transaction(partner_id) as connection:
             waiting = await erasures_to_do(connection)
         for row in waiting:
-            done += await _each("erase_rows", partner_id, _erase_one(database, ring, now, partner_id, row["id"]))
+            done += await each("erase_rows", partner_id, _erase_one(database, ring, now, partner_id, row["id"]))
     return done
 
 
@@ -135,7 +135,7 @@ async def seal_trails(database: Database, ring: KeyRing, now: datetime) -> int:
     signing = newest_signing(signing_pairs(rows, ring), now)
     if signing is None:
         return 0
-    return sum([await _each("seal_trails", p, _seal_one(database, ring, signing, now, p)) for p in await known_partners(database)])
+    return sum([await each("seal_trails", p, _seal_one(database, ring, signing, now, p)) for p in await known_partners(database)])
 
 
 async def _seal_one(database: Database, ring: KeyRing, signing: SigningKey, now: datetime, partner_id: UUID) -> int:
@@ -156,7 +156,7 @@ async def rewrap_keys(database: Database, ring: KeyRing) -> int:
     async with database.transaction(None) as connection:
         number += await rewrap_signing_keys(connection, ring)
         await connection.commit()
-    return number + sum([await _each("rewrap_keys", p, _rewrap_one(database, ring, p)) for p in await known_partners(database)])
+    return number + sum([await each("rewrap_keys", p, _rewrap_one(database, ring, p)) for p in await known_partners(database)])
 
 
 async def _rewrap_one(database: Database, ring: KeyRing, partner_id: UUID) -> int:
@@ -176,7 +176,7 @@ async def retire_records(database: Database, ring: KeyRing, now: datetime) -> in
             except RetentionUnset:
                 continue
         for row in due:
-            number += await _each("retire_records", partner_id, _retire_one(database, ring, now, partner_id, row["patient_id"]))
+            number += await each("retire_records", partner_id, _retire_one(database, ring, now, partner_id, row["patient_id"]))
     return number
 
 

@@ -18,6 +18,7 @@ import structlog
 
 from app.actions.alerts import escalate_alert
 from app.actions.deliveries import Attempt, Message, note_attempts, take_due, turn_into_deliveries
+from app.actions.releases import Journal
 from app.api.bearer import utc_now
 from app.config import Settings
 from app.domain.protection import SAFETY
@@ -25,6 +26,7 @@ from app.keys.cipher import KeyRing
 from app.keys.provider import read_keys
 from app.main import configure_logs, key_provider
 from app.outbound.guarded import AddressRefused, NoAnswer, Outbound
+from app.releasing import clear_old_extracts, freeze_quarters, make_extracts, make_releases, reconcile
 from app.store.database import Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, clock
 from app.store.webhooks import enabled_endpoints
 from app.store.work import overdue_alerts
@@ -36,6 +38,10 @@ ERASE_EVERY_SECONDS = 2.0
 SEAL_EVERY_SECONDS = 5.0
 REWRAP_EVERY_SECONDS = 60.0
 RETIRE_EVERY_SECONDS = 3600.0
+FREEZE_EVERY_SECONDS = 300.0
+RELEASE_EVERY_SECONDS = 0.5
+EXTRACT_EVERY_SECONDS = 2.0
+CLEAR_EXTRACTS_EVERY_SECONDS = 600.0
 ALERTS_EVERY_SECONDS = 5.0
 DELIVER_EVERY_SECONDS = 0.5
 PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
@@ -59,6 +65,7 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ring = read_keys(key_provider(settings))
     deliveries = Deliveries(database, ring, settings.allowed_hosts)
+    journal = Journal(settings.journal_path, ring)
     try:
         await asyncio.gather(
             _every(ALERTS_EVERY_SECONDS, stop, "alerts_escalated", lambda: escalate(database, ring, clock(utc_now))),
@@ -68,12 +75,30 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
             _every(SEAL_EVERY_SECONDS, stop, "audit_sealed", lambda: seal_trails(database, ring, clock(utc_now))),
             _every(REWRAP_EVERY_SECONDS, stop, "keys_rewrapped", lambda: rewrap_keys(database, ring), soon=SOON_SECONDS),
             _every(RETIRE_EVERY_SECONDS, stop, "records_retired", lambda: retire_records(database, ring, clock(utc_now))),
+            _every(FREEZE_EVERY_SECONDS, stop, "quarters_frozen", lambda: freeze_quarters(database, ring, clock(utc_now))),
+            _release(database, journal, stop),
+            _every(EXTRACT_EVERY_SECONDS, stop, "extracts_made", lambda: make_extracts(database, ring, clock(utc_now))),
+            _every(CLEAR_EXTRACTS_EVERY_SECONDS, stop, "extracts_cleared", lambda: clear_old_extracts(database, clock(utc_now))),
             _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now)), soon=SOON_SECONDS),
             _stop_with(parent, stop),
         )
     finally:
         await deliveries.close()
         await database.close()
+
+
+async def _release(database: Database, journal: Journal, stop: asyncio.Event) -> None:
+    """Make tables, but not before what the journal knows is in the database: a restored one would draw fresh noise over the same people."""
+    reconciled = False
+
+    async def once() -> int:
+        nonlocal reconciled
+        if not reconciled:
+            await reconcile(database, journal, clock(utc_now))
+            reconciled = True
+        return await make_releases(database, journal, clock(utc_now))
+
+    await _every(RELEASE_EVERY_SECONDS, stop, "tables_made", once, soon=SOON_SECONDS)
 
 
 async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[], Awaitable[int]], soon: float | None = None) -> None:

@@ -24,10 +24,15 @@ CLIENT_NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 KEPT_AFTER_EXPIRY = timedelta(minutes=5)  # longer than the skew that is allowed for: a used assertion outlives itself
 NOBODY = hashlib.sha256(secrets.token_bytes(32)).digest()
 CARE = ("patients", "episodes", "inventory", "classification", "sessions", "assessments", "termination", "risk", "consents", "groups", "notes")
-FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write")) | {"inventory:names", "sync", "emergency:use"}
+FOR_CLINICIANS = frozenset(f"{noun}:{verb}" for noun in CARE for verb in ("read", "write")) | {
+    "inventory:names",
+    "sync",
+    "emergency:use",
+    "outcomes:approve",
+}
 FOR_PATIENTS = frozenset({"assessments:read", "assessments:write", "sessions:read", "sessions:write", "sync"})
 LONGEST_LABEL = 60
-OUTCOMES = frozenset({"outcomes:read", "outcomes:extract"})
+OUTCOMES = frozenset({"outcomes:read", "outcomes:extract", "outcomes:approve"})
 
 
 class ClientRefused(Exception):

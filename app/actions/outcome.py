@@ -10,11 +10,11 @@ from app.actions.facts import Gathered, day_of, end_of_treatment, gather_one
 from app.actions.history import inventory_at, measures_of
 from app.actions.people import episode_row
 from app.actions.records import find_one, reveal
-from app.actions.scoring import score_of
+from app.actions.scoring import BY_PATIENT, score_of
 from app.actions.trajectory import trajectory_of
 from app.actions.visit import Chart, Visit, open_chart
 from app.domain.instruments import instrument, is_adult
-from app.domain.outcomes import END_WORDS, MARKERS, Pair, attendance, compare, end_code, finished_course, verdict
+from app.domain.outcomes import END_WORDS, MARKERS, Pair, attendance, compare, end_code, finished_course, pair_of, verdict
 from app.domain.people import today_of
 from app.domain.risk import NO_EVIDENCE_OF_SAFETY
 from app.domain.scoring import Z_95, reliable_change_threshold, standard_error_of_difference
@@ -35,7 +35,6 @@ from app.store.tables.work import (
 )
 from app.store.tables.workflow import medication
 
-BY_PATIENT = ("patient", "clinician_read_aloud")
 RULES = ("nhs_talking_therapies", "phq9_only")
 
 
@@ -82,13 +81,8 @@ def _pair(chart: Chart, found: Gathered, code: str, held: list[datetime]) -> Pai
     own = [t for t in found.totals if t["instrument"] == code and t["total"] is not None and t["respondent"] in BY_PATIENT]
     if not held:
         return None
-    first_day, last_day = day_of(chart, held[0]), end_of_treatment(chart, found.counts["last_held_at"])
-    days = [(today_of(chart.episode["time_zone"], t["answered_at"]), t) for t in own if t["follow_up_id"] is None]
-    before = [t for day, t in days if first_day is not None and day <= first_day]
-    within = [t for day, t in days if last_day is None or day <= last_day]
-    if not before or not within or within[-1]["id"] == before[0]["id"]:
-        return None
-    return Pair(instrument(code), score_of(before[0]), score_of(within[-1]))
+    days = [(today_of(chart.episode["time_zone"], t["answered_at"]), score_of(t)) for t in own if t["follow_up_id"] is None]
+    return pair_of(instrument(code), days, first_day=day_of(chart, held[0]), last_day=end_of_treatment(chart, found.counts["last_held_at"]))
 
 
 def _measured(pair: Pair, *, adult: bool) -> dict[str, Any]:

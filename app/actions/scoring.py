@@ -17,6 +17,8 @@ from app.store.tables.door import partner_setting
 from app.store.tables.work import assessment, follow_up, session
 from app.store.tables.workflow import assessment_request
 
+BY_PATIENT = ("patient", "clinician_read_aloud")  # whose answers an outcome is made of
+
 
 class UnknownInstrument(Invalid):
     """The instrument is not in the catalogue."""

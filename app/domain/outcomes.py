@@ -6,6 +6,7 @@ NCT05134103 for thresholds); Jacobson and Truax 1991 for reliable change.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 
 from app.domain.instruments import Instrument
 from app.domain.scoring import Change, Score, change
@@ -79,6 +80,18 @@ def end_code(status: str, reason: str | None) -> str | None:
 def finished_course(*, ended: bool, attended: int) -> bool:
     """Tell whether the course counts as finished: ended, with two attended contacts or more."""
     return ended and attended >= FINISHED_FROM_CONTACTS
+
+
+def pair_of(questionnaire: Instrument, scored: Sequence[tuple[date, Score]], *, first_day: date | None, last_day: date | None) -> Pair | None:
+    """Return the first score, by the day of the first session, and the last one in the treatment (up to `last_day`); None without both.
+
+    `scored`: the scores with a total, with the patient's day of each, in order.
+    """
+    before = [n for n, (day, _) in enumerate(scored) if first_day is not None and day <= first_day]
+    within = [n for n, (day, _) in enumerate(scored) if last_day is None or day <= last_day]
+    if not before or not within or within[-1] == before[0]:
+        return None
+    return Pair(questionnaire, scored[before[0]][1], scored[within[-1]][1])
 
 
 def verdict(rule: str, pairs: Mapping[str, Pair], *, adult: bool, finished: bool) -> Verdict:

@@ -139,6 +139,11 @@ async def clients_of(connection: Connection) -> list[Row]:
     return await connection.rows(sa.select(client).where(own(connection, client)).order_by(client.c.name))
 
 
+async def partner_kind(connection: Connection) -> str:
+    """Return whether the partner that the connection is confined to is live, or a sandbox."""
+    return str(await connection.value(sa.select(partner.c.kind).where(partner.c.partner_id == connection.partner_id)))
+
+
 async def partners(connection: Connection) -> list[Row]:
     """Return every partner, the oldest first."""
     return await connection.rows(sa.select(partner).order_by(partner.c.created_at))

@@ -25,6 +25,9 @@ SHARED_TABLES = {
     "signing_key": "one issuer signs for every partner; private halves are sealed under the key-encryption key",
     "revocation": "polled by every process for every partner; holds client and token ids, nothing else",
     "security_event": "refused tokens have no partner to be confined to; insert only",
+    "outcome_job": "the queue of tables and extracts that the worker makes for every population; holds ids, nothing else",
+    "operator": "who runs the service, and belongs to no partner; no role of the service can read it",
+    "operator_proposal": "what one operator has proposed and another must approve; no role of the service can read it",
     "alembic_version": "the migrations' own table",
 }
 

@@ -93,6 +93,7 @@ episode = partner_table(
     sa.Index(None, "partner_id", "continues_episode_id"),
     sa.ForeignKeyConstraint(["partner_id", "patient_id"], ["patient.partner_id", "patient.id"]),
     sa.Index(None, "partner_id", "patient_id"),
+    sa.Index("ix_episode_ended", "partner_id", "ended_at", postgresql_where=sa.text("ended_at IS NOT NULL")),
 )
 
 care_team = partner_table(

@@ -1,0 +1,153 @@
+"""What one course, or one follow-up, contributes to anonymised outcomes: codes and small whole numbers, by the rules of `outcomes`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from typing import Any
+
+from app.domain.instruments import instrument, is_adult
+from app.domain.outcome_tables import dimensions
+from app.domain.outcomes import Pair, finished_course, pair_of, verdict
+from app.domain.scoring import Score, band_of
+
+NOT_RECORDED, OWN_PROTOCOL = "not_recorded", "own_protocol"
+REMOTE_SHARE = 0.8  # own design: four of five
+WEEKS = (0, 4, 8, 12, 16)  # own design: the weeks whose severity an extract shows
+NEAR = timedelta(days=10)  # own design: how far from that week a score may lie
+AGE_BANDS = ((18, "under_18"), (26, "18_to_25"), (41, "26_to_40"), (65, "41_to_64"))
+SESSION_BANDS = ((4, "1_to_3"), (8, "4_to_7"), (13, "8_to_12"))
+OLDEST_DECADE = 90  # Source: HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C): 90 and over are one category
+
+
+@dataclass(frozen=True, slots=True)
+class EndedCourse:
+    """A course that has ended, in plain values. `held`: day and mode of each numbered session, in order; `scores`: by instrument, in order.
+
+    `last_day`: the last day whose scores belong to the treatment.
+    """
+
+    age: int | None
+    sex: str
+    protocol: str
+    area: str | None
+    ended_as: str
+    phase: str
+    held: Sequence[tuple[date, str]]
+    last_day: date | None
+    scores: Mapping[str, Sequence[tuple[date, Score]]]
+
+
+def fact_of(course: EndedCourse) -> dict[str, Any]:
+    """Return the fact of a course with one held session or more."""
+    adult, finished = is_adult(course.age), finished_course(ended=True, attended=len(course.held))
+    first_day = course.held[0][0]
+    pairs = {
+        code: pair
+        for code, scored in course.scores.items()
+        if (pair := pair_of(instrument(code), scored, first_day=first_day, last_day=course.last_day)) is not None
+    }
+    return (
+        _described(course)
+        | _judged("nhs", "nhs_talking_therapies", pairs, adult=adult, finished=finished)
+        | _judged("phq9", "phq9_only", pairs, adult=adult, finished=finished)
+        | _measured(course, pairs, adult=adult, finished=finished)
+    )
+
+
+def follow_up_fact(described: Mapping[str, Any], total: int) -> dict[str, Any]:
+    """Return the fact of a follow-up with a PHQ-9: the dimensions of the course, and whether the total lies below caseness."""
+    caseness = instrument("PHQ-9").caseness or 0
+    return {code: described[code] for code in dimensions()} | {"below_caseness": total < caseness}
+
+
+def describe(course: EndedCourse) -> dict[str, Any]:
+    """Return the dimensions of a course."""
+    return {code: value for code, value in _described(course).items() if code in dimensions()}
+
+
+def _described(course: EndedCourse) -> dict[str, Any]:
+    completed = course.ended_as == "completed"
+    return {
+        "area": course.area or NOT_RECORDED,
+        "protocol": course.protocol if course.protocol in dimensions()["protocol"].categories else OWN_PROTOCOL,
+        "age_band": NOT_RECORDED if course.age is None else next((band for below, band in AGE_BANDS if course.age < below), "65_and_over"),
+        "age_decade": _decade(course.age),
+        "sex": course.sex,
+        "modality": _modality([mode for _, mode in course.held]),
+        "sessions_band": session_band(len(course.held)),
+        "phase_reached": course.phase,
+        "completed": completed,
+        "ended_in": "completed" if completed else course.phase,
+    }
+
+
+def session_band(held: int) -> str:
+    """Return the band of a number of held sessions."""
+    return next((band for below, band in SESSION_BANDS if held < below), "13_and_more")
+
+
+def _decade(age: int | None) -> str:
+    if age is None:
+        return NOT_RECORDED
+    if age < 18:  # noqa: PLR2004 - majority
+        return "under_18"
+    low = max(18, age // 10 * 10)
+    return "90_and_over" if age >= OLDEST_DECADE else f"{low}_to_{age // 10 * 10 + 9}"
+
+
+def _modality(modes: Sequence[str]) -> str:
+    remote = sum(mode != "in_person" for mode in modes) / len(modes)
+    return "remote" if remote >= REMOTE_SHARE else "in_person" if remote <= 1 - REMOTE_SHARE else "mixed"
+
+
+def _judged(name: str, rule: str, pairs: Mapping[str, Pair], *, adult: bool, finished: bool) -> dict[str, bool]:
+    found = verdict(rule, pairs, adult=adult, finished=finished)
+    return {
+        f"paired_{name}": found.assessable,
+        f"case_{name}": found.assessable and bool(found.case_at_start),
+        f"recovered_{name}": found.assessable and bool(found.recovery),
+        f"improved_{name}": found.assessable and bool(found.reliable_improvement),
+        f"deteriorated_{name}": found.assessable and bool(found.reliable_deterioration),
+    }
+
+
+def _measured(course: EndedCourse, pairs: Mapping[str, Pair], *, adult: bool, finished: bool) -> dict[str, Any]:
+    phq9 = pairs.get("PHQ-9")
+    assessable = verdict("phq9_only", pairs, adult=adult, finished=finished).assessable
+    below = instrument("PHQ-9").remission_below or 0
+    return {
+        "remitted": assessable and phq9 is not None and phq9.last.total is not None and phq9.last.total < below,
+        "change_phq9": _change(phq9),
+        "change_gad7": _change(pairs.get("GAD-7")),
+        "recovered_within": _recovered_within(course, phq9) if assessable and phq9 is not None else None,
+        "weekly": _weekly(course),
+    }
+
+
+def _change(pair: Pair | None) -> int | None:
+    return None if pair is None or pair.first.total is None or pair.last.total is None else pair.first.total - pair.last.total
+
+
+def _recovered_within(course: EndedCourse, pair: Pair) -> str | None:
+    """Return the band of sessions held by the first day in treatment with a PHQ-9 below caseness; None for who was no case at the start."""
+    caseness = instrument("PHQ-9").caseness or 0
+    if pair.first.total is None or pair.first.total < caseness:
+        return None
+    days = [day for day, _ in course.held]
+    well = [d for d, s in course.scores["PHQ-9"] if s.total is not None and s.total < caseness and d > days[0]]
+    first = next((d for d in well if course.last_day is None or d <= course.last_day), None)
+    return "not_recovered" if first is None else session_band(sum(day <= first for day in days))
+
+
+def _weekly(course: EndedCourse) -> list[str | None]:
+    """Return the band of the PHQ-9 nearest to each of `WEEKS` after the first session; None where there is none near."""
+    start, questionnaire = course.held[0][0], instrument("PHQ-9")
+    scored = [
+        (day, s.total) for day, s in course.scores.get("PHQ-9", ()) if s.total is not None and (course.last_day is None or day <= course.last_day)
+    ]
+    bands: list[str | None] = []
+    for week in WEEKS:
+        wanted = start + timedelta(weeks=week)
+        near = [(abs(day - wanted), total) for day, total in scored if abs(day - wanted) <= NEAR]
+        bands.append(band_of(questionnaire, min(near, key=lambda n: n[0])[1]) if near else None)
+    return bands
