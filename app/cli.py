@@ -24,6 +24,7 @@ from app.actions.door import CLIENT_NAME, ClientRefused
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.binaries import EmbeddedPostgresError
+from app.cli_outcomes import cohort, operator_app, outcomes_app
 from app.cli_trust import add_key_commands, audit_app
 from app.config import Settings
 from app.domain.errors import Refusal
@@ -49,6 +50,9 @@ client_app.add_typer(client_key_app, name="key")
 app.add_typer(key_app, name="key")
 add_key_commands(key_app)
 app.add_typer(audit_app, name="audit")
+app.add_typer(operator_app, name="operator")
+app.add_typer(outcomes_app, name="outcomes")
+app.command()(cohort)
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Sequence
 from datetime import datetime
+from itertools import groupby
 from typing import Any
 from uuid import UUID
 
@@ -15,10 +16,10 @@ from app.domain.phase import FINAL_MEASURE_WITHIN
 from app.domain.quarters import Quarter, frozen_by, quarter_from
 from app.domain.scoring import Score
 from app.store.database import Connection, Row
-from app.store.facts import add_facts, add_quarter, ended_between, followed_up_between, frozen_quarters, work_of
+from app.store.facts import add_facts, add_quarter, ended_between, followed_up_between, frozen_quarters, may_be_counted, used_already, work_of
 from app.store.releases import add_budget
 
-COURSES_AT_ONCE = 500
+PEOPLE_AT_ONCE = 500
 FOLLOW_UP_MONTHS = (3, 6)
 
 
@@ -48,35 +49,32 @@ async def freeze_quarter(connection: Connection, quarter: Quarter, now: datetime
         return None
     newest = quarter == frozen_by(now)[-1]
     late = [(q.begins, q.ends, row["frozen_at"]) for name, row in before.items() if newest and (q := quarter_from(name)) < quarter]
-    number = await _freeze_ended(connection, quarter, await ended_between(connection, quarter.begins, quarter.ends, late))
-    for months in FOLLOW_UP_MONTHS:
-        rows = await followed_up_between(connection, months, quarter.begins.date(), quarter.ends.date())
-        number += await _freeze_follow_ups(connection, quarter, months, rows)
-    return number
-
-
-async def _freeze_ended(connection: Connection, quarter: Quarter, rows: Sequence[Row]) -> int:
     number = 0
-    for start in range(0, len(rows), COURSES_AT_ONCE):
-        facts = [_placed(quarter, "end", row) | fact_of(course) for row, course in await _courses(connection, rows[start : start + COURSES_AT_ONCE])]
-        await add_facts(connection, facts)
-        number += len(facts)
+    for kind, rows in (
+        ("end", await ended_between(connection, quarter.begins, quarter.ends, late)),
+        *[(f"follow_up_{m}", await followed_up_between(connection, m, quarter.begins.date(), quarter.ends.date())) for m in FOLLOW_UP_MONTHS],
+    ):
+        people = [list(own) for _, own in groupby(rows, key=lambda r: r["person_id"])]
+        for start in range(0, len(people), PEOPLE_AT_ONCE):
+            facts = await _facts(connection, quarter, kind, people[start : start + PEOPLE_AT_ONCE])
+            await add_facts(connection, facts)
+            number += len(facts)
     return number
 
 
-async def _freeze_follow_ups(connection: Connection, quarter: Quarter, months: int, rows: Sequence[Row]) -> int:
-    number, kind = 0, f"follow_up_{months}"
-    adults = [r for r in rows if is_adult(r["age_at_referral"])]
-    for start in range(0, len(adults), COURSES_AT_ONCE):
-        courses = await _courses(connection, adults[start : start + COURSES_AT_ONCE])
-        facts = [_placed(quarter, kind, row) | follow_up_fact(describe(course), row["total"]) for row, course in courses]
-        await add_facts(connection, facts)
-        number += len(facts)
-    return number
-
-
-def _placed(quarter: Quarter, kind: str, row: Row) -> dict[str, Any]:
-    return {"quarter": str(quarter), "kind": kind, "patient_id": row["person_id"], "episode_id": row["id"]}
+async def _facts(connection: Connection, quarter: Quarter, kind: str, people: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
+    """Return one fact for each person who may be counted: of the first of their courses that can give one."""
+    counted = await may_be_counted(connection, kind, [own[0]["person_id"] for own in people])
+    used = await used_already(connection, kind, [r["id"] for own in people for r in own])
+    rows = [r for own in people for r in own if r["person_id"] in counted and r["id"] not in used]
+    facts: dict[UUID, dict[str, Any]] = {}
+    for row, course in await _courses(connection, rows):
+        if row["person_id"] in facts or (kind != "end" and not is_adult(course.age)):
+            continue
+        made = fact_of(course) if kind == "end" else follow_up_fact(describe(course), row["total"])
+        placed = {"quarter": str(quarter), "kind": kind, "patient_id": row["person_id"], "episode_id": row["id"]}
+        facts[row["person_id"]] = placed | made
+    return list(facts.values())
 
 
 async def _courses(connection: Connection, rows: Sequence[Row]) -> list[tuple[Row, EndedCourse]]:

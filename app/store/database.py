@@ -6,7 +6,7 @@ that transaction (in autocommit mode, so that it adds no BEGIN of its own).
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -79,6 +79,12 @@ class Connection:
         with _translated():
             return (await self._sqlalchemy.execute(statement)).rowcount
 
+    async def run_many(self, statement: sa.Executable, rows: Sequence[Row]) -> None:
+        """Run a statement once for each row of parameters, in one go."""
+        self.statements += 1
+        with _translated():
+            await self._sqlalchemy.execute(statement, rows)
+
     async def rows(self, statement: sa.Executable) -> list[Row]:
         """Return every row, each as a dict by column name."""
         self.statements += 1
@@ -103,6 +109,12 @@ class Connection:
         self.statements += 1
         with _translated():
             await self._driver.execute(sql)
+
+    async def copy(self, table: sa.Table, columns: Sequence[str], records: Sequence[tuple[Any, ...]]) -> None:
+        """Copy rows into a table, in binary: for the loader, whose role row security does not bind."""
+        self.statements += 1
+        with _translated():
+            await self._driver.copy_records_to_table(table.name, records=records, columns=columns)
 
     async def commit(self) -> None:
         """Commit. Raises OutcomeUnknown when the connection breaks on the way."""

@@ -14,15 +14,14 @@ from sqlalchemy.dialects.postgresql import insert
 from app.domain.lifecycle import ENDED
 from app.domain.outcome_tables import EPISODES_IN_A_LIFE, Component, Family
 from app.store.database import Connection, Row
-from app.store.people import decision
 from app.store.rows import own
 from app.store.tables.outcomes import outcome_fact, outcome_quarter
 from app.store.tables.people import consent, episode, patient
 from app.store.tables.work import assessment, focus, follow_up, session
 
-ROWS_AT_ONCE = 500
 PURPOSE = "research_analytics"
 MEASURED = ("PHQ-9", "GAD-7")
+NOTHING: dict[str, Any] = dict.fromkeys(c.name for c in outcome_fact.c)
 
 
 async def add_quarter(
@@ -40,53 +39,72 @@ async def frozen_quarters(connection: Connection, population: UUID) -> dict[str,
     return {r["quarter"]: r for r in await connection.rows(query)}
 
 
-def _candidates(connection: Connection, kind: str) -> tuple[Any, sa.Select[Any]]:
-    """Select ended courses of persons who have given consent, are neither restricted nor erased, and are below the bound of a life."""
-    e, p, f = episode, patient, outcome_fact
+def _ended(connection: Connection) -> tuple[Any, sa.Select[Any]]:
+    """Select courses that have ended, each with the person it belongs to (`person_id`: the registration that others were merged into)."""
+    e, p = episode, patient
     root = sa.func.coalesce(p.c.merged_into, p.c.id).label("person_id")
-    counted = sa.select(sa.func.count()).where(own(connection, f), f.c.kind == kind, f.c.patient_id == root).correlate(p).scalar_subquery()
-    used = sa.exists().where(own(connection, f), f.c.kind == kind, f.c.episode_id == e.c.id)
     whose = (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id)
-    head = patient.alias("head")
-    held_back = sa.exists().where(
-        head.c.partner_id == connection.partner_id, head.c.id == root, sa.or_(head.c.restricted_because.is_not(None), head.c.erased_at.is_not(None))
-    )
-    query = (
-        sa.select(root, e.c.id, e.c.status, e.c.ended_as, e.c.phase, e.c.protocol_code, e.c.age_at_referral, e.c.ended_at, p.c.sex, p.c.time_zone)
-        .join(p, whose)
-        .where(own(connection, e), e.c.ended_at.is_not(None), e.c.status.in_(ENDED), ~used, counted < EPISODES_IN_A_LIFE)
-        .where(p.c.erased_at.is_(None), p.c.restricted_because.is_(None), ~held_back, decision(connection, root, PURPOSE).scalar_subquery())
-    )
-    return root, query
+    columns = (e.c.id, e.c.status, e.c.ended_as, e.c.phase, e.c.protocol_code, e.c.age_at_referral, e.c.ended_at, p.c.sex, p.c.time_zone)
+    query = sa.select(root, *columns).join(p, whose).where(own(connection, e), e.c.ended_at.is_not(None), e.c.status.in_(ENDED))
+    return root, query.where(p.c.erased_at.is_(None), p.c.restricted_because.is_(None))
 
 
 async def ended_between(connection: Connection, begins: datetime, ends: datetime, late: Sequence[tuple[datetime, datetime, datetime]]) -> list[Row]:
-    """Return for each person the first course that ended in a span, or in an earlier frozen one and was changed since that was frozen.
+    """Return the courses that ended in a span, or in an earlier frozen one and were changed since that was frozen; by person, the first first.
 
     `late`: the frozen spans, each with the moment from which on a change is late.
     """
     e = episode
-    h = session.alias("held")
-    numbered = (h.c.partner_id == e.c.partner_id, h.c.episode_id == e.c.id, h.c.status == "held", h.c.number.is_not(None), ~h.c.entered_in_error)
-    root, query = _candidates(connection, "end")
+    root, query = _ended(connection)
     within = sa.and_(e.c.ended_at >= begins, e.c.ended_at < ends)
     after = [sa.and_(e.c.ended_at >= first, e.c.ended_at < last, e.c.updated_at > since) for first, last, since in late]
-    query = query.where(sa.or_(within, *after), sa.exists().where(*numbered))
-    return await connection.rows(query.distinct(root).order_by(root, e.c.ended_at, e.c.id))
+    return await connection.rows(query.where(sa.or_(within, *after)).order_by(root, e.c.ended_at, e.c.id))
 
 
 async def followed_up_between(connection: Connection, months: int, begins: date, ends: date) -> list[Row]:
-    """Return for each person the first follow-up of so many months held in a span of days, with the total of its PHQ-9."""
+    """Return the follow-ups of so many months held in a span of days, with the `total` of each one's PHQ-9; by person, the first first."""
     e, u, a = episode, follow_up, assessment
-    root, query = _candidates(connection, f"follow_up_{months}")
-    scored = (a.c.partner_id == u.c.partner_id) & (a.c.follow_up_id == u.c.id) & (a.c.instrument == "PHQ-9") & ~a.c.entered_in_error
+    root, query = _ended(connection)
+    scored = (a.c.partner_id == u.c.partner_id) & (a.c.follow_up_id == u.c.id) & (a.c.episode_id == u.c.episode_id) & (a.c.instrument == "PHQ-9")
     query = (
         query.add_columns(a.c.total)
         .join(u, (u.c.partner_id == e.c.partner_id) & (u.c.episode_id == e.c.id))
         .join(a, scored)
-        .where(u.c.months == months, u.c.status == "held", u.c.held_on >= begins, u.c.held_on < ends, a.c.total.is_not(None))
+        .where(u.c.months == months, u.c.status == "held", u.c.held_on >= begins, u.c.held_on < ends, a.c.total.is_not(None), ~a.c.entered_in_error)
     )
-    return await connection.rows(query.distinct(root).order_by(root, u.c.held_on, u.c.id, a.c.answered_at.desc()))
+    return await connection.rows(query.order_by(root, u.c.held_on, u.c.id, a.c.answered_at.desc()))
+
+
+async def may_be_counted(connection: Connection, kind: str, person_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which persons may give a fact: consent is given, nothing restricts or erases, and the bound of a life is not reached."""
+    p, c, f = patient, consent, outcome_fact
+    people = await connection.rows(
+        sa.select(p.c.id, p.c.merged_into, p.c.restricted_because, p.c.erased_at).where(
+            own(connection, p), sa.or_(p.c.id.in_(person_ids), p.c.merged_into.in_(person_ids))
+        )
+    )
+    person_of = {r["id"]: r["merged_into"] or r["id"] for r in people}
+    held_back = {person_of[r["id"]] for r in people if r["restricted_because"] or r["erased_at"]}
+    decisions = await connection.rows(
+        sa.select(c.c.patient_id, c.c.given)
+        .where(own(connection, c), c.c.patient_id.in_(list(person_of)), c.c.purpose == PURPOSE)
+        .order_by(c.c.decided_at, c.c.id)
+    )
+    given = {person_of[r["patient_id"]]: r["given"] for r in decisions}
+    counts = await connection.rows(
+        sa.select(f.c.patient_id, sa.func.count().label("number"))
+        .where(own(connection, f), f.c.patient_id.in_(person_ids), f.c.kind == kind)
+        .group_by(f.c.patient_id)
+    )
+    full = {r["patient_id"] for r in counts if r["number"] >= EPISODES_IN_A_LIFE}
+    return {person for person, yes in given.items() if yes} - held_back - full
+
+
+async def used_already(connection: Connection, kind: str, episode_ids: Sequence[UUID]) -> set[UUID]:
+    """Return which courses have given a fact of a kind already."""
+    f = outcome_fact
+    query = sa.select(f.c.episode_id).where(own(connection, f), f.c.episode_id.in_(episode_ids), f.c.kind == kind)
+    return {r["episode_id"] for r in await connection.rows(query)}
 
 
 async def work_of(connection: Connection, episode_ids: Sequence[UUID]) -> tuple[list[Row], list[Row], dict[UUID, str]]:
@@ -110,29 +128,26 @@ async def work_of(connection: Connection, episode_ids: Sequence[UUID]) -> tuple[
 
 async def add_facts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Insert facts. They are never changed."""
-    for start in range(0, len(rows), ROWS_AT_ONCE):
-        batch = [{"partner_id": connection.partner_id, **row} for row in rows[start : start + ROWS_AT_ONCE]]
-        await connection.run(sa.insert(outcome_fact).values(batch))
+    if rows:
+        await connection.run_many(sa.insert(outcome_fact), [{**NOTHING, "partner_id": connection.partner_id, **row} for row in rows])
 
 
 def _standing(connection: Connection, quarters: Sequence[str], kind: str) -> list[sa.ColumnElement[bool]]:
     """Return the conditions of facts that may still be counted: nobody's who has withdrawn since, is restricted, or was erased."""
-    f, c, p, r = outcome_fact, consent, patient, patient.alias("registration")
-    frozen = sa.select(outcome_quarter.c.frozen_at).where(
-        outcome_quarter.c.partner_id == connection.partner_id, outcome_quarter.c.quarter == f.c.quarter
+    f, c, p, q = outcome_fact, consent, patient, outcome_quarter
+    registration = (p.c.partner_id == c.c.partner_id) & (p.c.id == c.c.patient_id)
+    withdrawn = (
+        sa.select(c.c.id)
+        .join(p, registration)
+        .join(q, (q.c.partner_id == c.c.partner_id) & (c.c.created_at > q.c.frozen_at))
+        .where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given)
+        .where(sa.func.coalesce(p.c.merged_into, p.c.id) == f.c.patient_id, q.c.quarter == f.c.quarter)
+        .correlate(f)
+        .exists()
     )
-    registrations = sa.select(r.c.id).where(
-        r.c.partner_id == connection.partner_id, sa.or_(r.c.id == f.c.patient_id, r.c.merged_into == f.c.patient_id)
-    )
-    withdrawn = sa.exists().where(
-        own(connection, c),
-        c.c.purpose == PURPOSE,
-        ~c.c.given,
-        c.c.patient_id.in_(registrations.correlate(f)),
-        c.c.created_at > frozen.correlate(f).scalar_subquery(),
-    )
-    hidden = sa.or_(p.c.restricted_because.is_not(None), p.c.erased_at.is_not(None))
-    held_back = sa.exists().where(own(connection, p), p.c.id == f.c.patient_id, hidden)
+    head = patient.alias("head")
+    hidden = sa.or_(head.c.restricted_because.is_not(None), head.c.erased_at.is_not(None))
+    held_back = sa.exists(head.c.id).where(head.c.partner_id == f.c.partner_id, head.c.id == f.c.patient_id, hidden)
     return [own(connection, f), f.c.quarter.in_(quarters), f.c.kind == kind, ~withdrawn, ~held_back]
 
 

@@ -135,12 +135,13 @@ async def declared_size(connection: Connection) -> int | None:
     return await connection.value(sa.select(m.c.declared_patients).where(m.c.partner_id == connection.partner_id))  # type: ignore[no-any-return]
 
 
-async def unequal_budgets(connection: Connection, population: UUID) -> list[Row]:
-    """Return the budgets of a population whose spendings, added up, are more than what they say is spent: none, unless rows were lost."""
+async def all_budgets(connection: Connection, population: UUID) -> list[Row]:
+    """Return every budget of a population, each with what its spendings add up to (`noted`): the same, unless rows were lost."""
     b, s = outcome_budget, outcome_spend
     total = (
         sa.select(sa.func.coalesce(sa.func.sum(s.c.micro_epsilon), 0))
         .where(s.c.partner_id == b.c.partner_id, s.c.quarter == b.c.quarter, s.c.scope == b.c.scope)
         .scalar_subquery()
     )
-    return await connection.rows(sa.select(b, total.label("noted")).where(b.c.partner_id == population, total != b.c.spent))
+    query = sa.select(b, total.label("noted")).where(b.c.partner_id == population)
+    return [row | {"noted": int(row["noted"])} for row in await connection.rows(query.order_by(b.c.quarter, b.c.scope))]

@@ -204,6 +204,27 @@ def upgrade() -> None:
     for table in OF_NETWORKS:
         op.execute(f"CREATE POLICY open_to_members ON {table} USING ({NETWORKS}) WITH CHECK ({NETWORKS})")
     _grant()
+    op.execute(_grant_loader())
+
+
+def _grant_loader() -> str:
+    """Let the loader, where the server has one, fill the tables of whole courses."""
+    tables = ", ".join(LOADED)
+    return f"""
+        DO $$ BEGIN
+            IF EXISTS (SELECT 1 FROM pg_roles WHERE rolname = 'ipt_loader') THEN
+                GRANT USAGE ON SCHEMA public TO ipt_loader;
+                GRANT SELECT ON partner TO ipt_loader;
+                GRANT INSERT ON {tables} TO ipt_loader;
+            END IF;
+        END $$
+    """
+
+
+LOADED = [
+    *("patient", "patient_key", "consent", "clinician", "episode", "care_team", "relationship", "life_event", "focus", "focus_area"),
+    *("formulation", "contract", "session", "follow_up", "assessment", "termination", "early_ending"),
+]
 
 
 def _grant() -> None:
@@ -235,6 +256,7 @@ OF_ASSESSMENTS = [
 
 def downgrade() -> None:
     """Drop the tables again."""
+    op.execute(_grant_loader().replace("GRANT", "REVOKE").replace(" TO ipt_loader", " FROM ipt_loader"))
     op.drop_index("ix_episode_ended", "episode")
     for table, columns in (
         ("session", "episode_id, number, status, starts_at, mode, entered_in_error"),

@@ -1,0 +1,262 @@
+"""What operators alone decide about privacy: caps of budgets (two of them together), membership of the networks, closing after a loss.
+
+An operator is a person with a secret of their own. What this guards against is one person alone; whoever owns the database can do anything.
+"""
+
+import csv
+import hashlib
+import hmac
+import json
+import secrets
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from uuid_utils.compat import uuid7
+
+from app.actions.door import CLIENT_NAME
+from app.actions.extracts import canary_ids
+from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
+from app.domain.outcome_tables import CONSUMER_CAP, FOLLOW_UP, HIGHEST_CAP, MICRO, NETWORKS, POPULATION
+from app.domain.quarters import quarter_from
+from app.keys.cipher import KeyRing
+from app.store.audit import Access, insert_access
+from app.store.database import Connection, Database, Row
+from app.store.door import partners
+from app.store.operators import (
+    all_operators,
+    approve_proposal,
+    drop_member,
+    exhaust_budgets,
+    extracts_made,
+    hold_proposal,
+    insert_operator,
+    insert_proposal,
+    put_member,
+    switch_operator_off,
+    waiting_proposals,
+)
+from app.store.releases import add_budget, all_budgets, set_cap
+
+FREELY_ADDED = 2
+
+
+class OperatorUnknown(Forbidden):
+    """There is no such operator, or the secret is not theirs."""
+
+
+class OperatorNameTaken(Conflict):
+    """An operator of this name exists; a name is not used twice."""
+
+
+class OwnProposal(Conflict):
+    """Another operator must approve than the one who proposed."""
+
+
+class CapRefused(Conflict):
+    """The cap cannot be set: there is no such budget, or more than that is spent already."""
+
+
+async def add_operator(database: Database, name: str, by: str | None, secret: str | None, now: datetime) -> str | UUID:
+    """Add one of the first two operators and return the secret; later ones are proposed: return the proposal's id. Raises OperatorUnknown."""
+    if CLIENT_NAME.fullmatch(name) is None:
+        raise Invalid(faults=[Fault("/name", "has 1 to 40 of a-z, 0-9 and -")])
+    async with database.transaction(None) as connection:
+        there = await all_operators(connection)
+        if name in {o["name"] for o in there}:
+            raise OperatorNameTaken
+        made: str | UUID
+        if len(there) < FREELY_ADDED:
+            made = secrets.token_urlsafe(24)
+            await insert_operator(connection, name, _digest(made), now)
+        else:
+            _check(there, by or "", secret or "")
+            made = await _propose(connection, "operator", {"name": name}, by or "", now)
+        await connection.commit()
+    return made
+
+
+async def list_operators(database: Database) -> tuple[list[Row], list[Row]]:
+    """Return the operators, and what waits for a second one."""
+    async with database.transaction(None) as connection:
+        return await all_operators(connection), await waiting_proposals(connection)
+
+
+async def disable_operator(database: Database, name: str, by: str, secret: str, now: datetime) -> None:
+    """Disable an operator. Raises OperatorUnknown, NotFound."""
+    async with database.transaction(None) as connection:
+        _check(await all_operators(connection), by, secret)
+        if not await switch_operator_off(connection, name, now):
+            raise NotFound
+        await connection.commit()
+
+
+async def propose_cap(database: Database, population: str, quarter: str, scope: str, epsilon: float, by: str, secret: str, now: datetime) -> UUID:
+    """Propose a cap of one budget; return the proposal's id. Raises OperatorUnknown, Invalid."""
+    cap = round(epsilon * MICRO)
+    name = scope.removeprefix("consumer:") if scope.startswith("consumer:") else None
+    if scope not in {POPULATION, FOLLOW_UP} and (name is None or CLIENT_NAME.fullmatch(name) is None):
+        raise Invalid(faults=[Fault("/scope", "is population, follow_up, or consumer:<client name>")])
+    if not 0 <= cap <= HIGHEST_CAP:
+        raise Invalid(faults=[Fault("/epsilon", f"lies between 0 and {HIGHEST_CAP // MICRO}")])
+    quarter_from(quarter)
+    found = population_from(population)
+    proposal = {"population": str(found), "quarter": quarter, "scope": f"consumer|{name}" if name else scope, "cap": cap}
+    async with database.transaction(None) as connection:
+        _check(await all_operators(connection), by, secret)
+        made = await _propose(connection, "cap", proposal, by, now)
+        await connection.commit()
+    return made
+
+
+async def _propose(connection: Connection, kind: str, proposal: dict[str, Any], by: str, now: datetime) -> UUID:
+    made = uuid7()
+    await insert_proposal(connection, {"id": made, "kind": kind, "proposal": proposal, "proposed_by": by, "proposed_at": now})
+    return made
+
+
+async def approve(database: Database, ring: KeyRing, proposal_id: UUID, by: str, secret: str, now: datetime) -> str:
+    """Approve what another operator has proposed, and carry it out in the same transaction; return a sentence. Raises OwnProposal, CapRefused."""
+    async with database.transaction(None) as connection:
+        waiting = await hold_proposal(connection, proposal_id)
+    if waiting is None:
+        raise NotFound
+    population = UUID(waiting["proposal"]["population"]) if waiting["kind"] == "cap" else None
+    async with database.transaction(population) as connection:
+        _check(await all_operators(connection), by, secret)
+        waiting = await hold_proposal(connection, proposal_id)
+        if waiting is None:
+            raise NotFound
+        if waiting["proposed_by"] == by:
+            raise OwnProposal
+        told = await _carry_out(connection, ring, waiting, by, now)
+        await approve_proposal(connection, proposal_id, by, now)
+        await connection.commit()
+    return told
+
+
+async def _carry_out(connection: Connection, ring: KeyRing, waiting: Row, by: str, now: datetime) -> str:
+    proposal = waiting["proposal"]
+    if waiting["kind"] == "operator":
+        secret = secrets.token_urlsafe(24)
+        if not await insert_operator(connection, proposal["name"], _digest(secret), now):
+            raise OperatorNameTaken
+        return f"Operator {proposal['name']}\nsecret    {secret}\n\nThe secret is not kept and cannot be shown again."
+    population = UUID(proposal["population"])
+    if proposal["scope"] not in {POPULATION, FOLLOW_UP}:
+        await add_budget(connection, population, proposal["quarter"], proposal["scope"], CONSUMER_CAP)
+    if not await set_cap(connection, population, proposal["quarter"], proposal["scope"], proposal["cap"]):
+        raise CapRefused
+    if population not in NETWORKS.values():
+        await insert_access(connection, _access(population, waiting, by, now), ring)
+    return f"The cap of {proposal['scope']} in {proposal['quarter']} is {proposal['cap'] / MICRO:g} now."
+
+
+def _access(partner_id: UUID, waiting: Row, by: str, now: datetime) -> Access:
+    """Return the partner's audit row: who changed what its patients' privacy rests on."""
+    p = waiting["proposal"]
+    return Access(
+        partner_id=partner_id,
+        at=now,
+        client_id=f"{partner_id}.operator",
+        person=None,
+        action="update",
+        route="operator change_privacy_cap",
+        outcome=200,
+        reason=f"proposed by {waiting['proposed_by']}, approved by {by}",
+        request_id=str(waiting["id"]),
+        patient_id=None,
+        episode_id=None,
+        resources=[f"outcome_budget/{p['quarter']}/{p['scope']}/{p['cap']}"],
+    )
+
+
+def population_from(text: str) -> UUID:
+    """Read a population: a partner's id, network-live or network-sandbox. Raises Invalid."""
+    network = NETWORKS.get(text.removeprefix("network-")) if text.startswith("network-") else None
+    try:
+        return network or UUID(text)
+    except ValueError:
+        raise Invalid(faults=[Fault("/population", "is a partner's id, network-live or network-sandbox")]) from None
+
+
+async def join_network(database: Database, partner_id: UUID, patients: int, now: datetime) -> None:
+    """Let a partner into the network of its kind. Raises NotFound."""
+    async with database.transaction(partner_id) as connection:
+        if partner_id not in {p["partner_id"] for p in await partners(connection)}:
+            raise NotFound
+        await put_member(connection, patients, now)
+        await connection.commit()
+
+
+async def leave_network(database: Database, partner_id: UUID) -> None:
+    """Let a partner out of its network. Raises NotFound."""
+    async with database.transaction(partner_id) as connection:
+        if not await drop_member(connection):
+            raise NotFound
+        await connection.commit()
+
+
+async def show_budgets(database: Database, population: str) -> list[Row]:
+    """Return every budget of a population, each with what its spendings add up to (`noted`)."""
+    found = population_from(population)
+    async with database.transaction(found) as connection:
+        return await all_budgets(connection, found)
+
+
+async def close_quarters(database: Database) -> int:
+    """Leave nothing in any budget that is open: what was released before a loss is not known, so nothing is drawn again. Return how many."""
+    number = 0
+    async with database.transaction(None) as connection:
+        known = [p["partner_id"] for p in await partners(connection)]
+    for population in [*known, *NETWORKS.values()]:
+        async with database.transaction(population) as connection:
+            number += await exhaust_budgets(connection)
+            await connection.commit()
+    return number
+
+
+async def trace(database: Database, ring: KeyRing, file: Path) -> list[Row]:
+    """Return the extracts whose made-up records stand in a file. Raises Invalid."""
+    there = _pids(file)
+    found = []
+    async with database.transaction(None) as connection:
+        known = [p["partner_id"] for p in await partners(connection)]
+    for partner_id in known:
+        async with database.transaction(partner_id) as connection:
+            rows = await extracts_made(connection)
+        for row in rows:
+            marks = canary_ids(ring, partner_id, row["id"], row["manifest"]["made_up_records"])
+            hits = sum(mark in there for mark in marks)
+            if hits:
+                found.append(
+                    {"id": row["id"], "client_id": row["client_id"], "agreement_id": row["order"]["agreement_id"], "hits": hits, "of": len(marks)}
+                )
+    return found
+
+
+def _pids(file: Path) -> set[str]:
+    """Return the pseudonyms of an extract's file. Raises Invalid."""
+    try:
+        if file.suffix == ".parquet":
+            import pyarrow.parquet as pq  # noqa: PLC0415 - heavy, and for this command alone
+
+            return set(pq.read_table(file, columns=["extract_pid"])["extract_pid"].to_pylist())
+        with file.open(encoding="utf-8", newline="") as lines:
+            if file.suffix == ".ndjson":
+                return {json.loads(line)["extract_pid"] for line in lines if line.strip()}
+            return {row["extract_pid"] for row in csv.DictReader(lines)}
+    except (KeyError, ValueError) as error:
+        raise Invalid(f"{file} is no extract: {error}") from None
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode()).digest()
+
+
+def _check(there: list[Row], name: str, secret: str) -> None:
+    """Raise OperatorUnknown unless the secret is this operator's."""
+    row = next((o for o in there if o["name"] == name and o["disabled_at"] is None), None)
+    if not hmac.compare_digest(_digest(secret), row["digest"] if row else _digest(secrets.token_urlsafe(8))):
+        raise OperatorUnknown

@@ -1,0 +1,214 @@
+"""Commands of anonymised outcomes: operators, caps, the network, the journal of releases, leaked extracts; and the synthetic cohort."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from rich.console import Console
+
+from app.actions import operators, privacy_caps
+from app.actions.releases import Journal
+from app.api.request import SCOPES
+from app.config import Settings
+from app.domain.outcome_tables import HIGHEST_CAP, MICRO
+from app.keys.provider import read_keys
+from app.launch import database_for, migrate, owner_of, run_as_owner
+from app.main import key_provider
+from app.releasing import freeze_quarters, make_releases, reconcile
+from app.sandbox.cohort_loading import LARGEST_COHORT, Cohort, load_cohort
+from app.sandbox.loading import CRISIS_TEXT
+from app.store.database import Database, clock
+
+console = Console(highlight=False, soft_wrap=True)
+operator_app = typer.Typer(no_args_is_help=True, help="Operators: the people who run the service. Raising a privacy budget takes two.")
+outcomes_app = typer.Typer(no_args_is_help=True, help="Anonymised outcomes.")
+Secret = Annotated[str, typer.Option(envvar="IPT_OPERATOR_SECRET", prompt=True, hide_input=True, help="Your own secret")]
+Operator = Annotated[str, typer.Option("--operator", help="Your own name")]
+
+
+def _now() -> datetime:
+    return clock(lambda: datetime.now(UTC))
+
+
+def _as_owner(job: Callable[[Database], Coroutine[Any, Any, Any]]) -> Any:
+    with database_for(Settings(), attach=True) as ready:
+        return run_as_owner(ready, lambda database, _: job(database))
+
+
+@operator_app.command("add")
+def operator_add(
+    name: str,
+    operator: Annotated[str | None, typer.Option(help="Your own name, once there are two operators")] = None,
+    secret: Annotated[str | None, typer.Option(envvar="IPT_OPERATOR_SECRET", help="Your own secret, once there are two operators")] = None,
+) -> None:
+    """Add an operator. The first two are simply added; from then on an operator proposes the next one, and another approves."""
+    found = _as_owner(lambda database: privacy_caps.add_operator(database, name, operator, secret, _now()))
+    if isinstance(found, UUID):
+        console.print(f"Proposed as {found}. Another operator approves it: ipt operator approve {found} --operator <name>")
+        return
+    console.print(f"Operator {name}\nsecret    {found}\n\nThe secret is not kept and cannot be shown again.")
+
+
+@operator_app.command("list")
+def operator_list() -> None:
+    """List the operators, and what waits for a second one."""
+    people, waiting = _as_owner(privacy_caps.list_operators)
+    for row in people:
+        console.print(f"{row['name']}  {'disabled' if row['disabled_at'] else 'active'}")
+    for row in waiting:
+        console.print(f"waiting: {row['id']}  {row['kind']}  {row['proposal']}  by {row['proposed_by']}", markup=False)
+
+
+@operator_app.command("disable")
+def operator_disable(name: str, operator: Operator, secret: Secret) -> None:
+    """Disable an operator."""
+    _as_owner(lambda database: privacy_caps.disable_operator(database, name, operator, secret, _now()))
+
+
+@operator_app.command("approve")
+def operator_approve(proposal: UUID, operator: Operator, secret: Secret) -> None:
+    """Approve what another operator has proposed: it takes effect now."""
+    ring = read_keys(key_provider(Settings()))
+    found = _as_owner(lambda database: privacy_caps.approve(database, ring, proposal, operator, secret, _now()))
+    console.print(found)
+
+
+@outcomes_app.command("cap")
+def outcomes_cap(
+    population: Annotated[str, typer.Argument(help="A partner's id, or network-live, or network-sandbox")],
+    quarter: Annotated[str, typer.Argument(help="Such as 2026Q3")],
+    scope: Annotated[str, typer.Argument(help="population, follow_up, or consumer:<client name>")],
+    epsilon: Annotated[float, typer.Argument(min=0, max=HIGHEST_CAP / MICRO, help="The new cap")],
+    operator: Operator,
+    secret: Secret,
+) -> None:
+    """Propose another cap for one privacy budget. Another operator must approve it."""
+    found = _as_owner(lambda database: privacy_caps.propose_cap(database, population, quarter, scope, epsilon, operator, secret, _now()))
+    console.print(f"Proposed as {found}. Another operator approves it: ipt operator approve {found} --operator <name>")
+
+
+@outcomes_app.command("join")
+def outcomes_join(partner: UUID, patients: Annotated[int, typer.Argument(min=1, help="Patients a year, as the contract declares")]) -> None:
+    """Let a partner join the network of its kind, from the next freeze on. The declared size decides whether there are enough, never a count."""
+    _as_owner(lambda database: privacy_caps.join_network(database, partner, patients, _now()))
+
+
+@outcomes_app.command("leave")
+def outcomes_leave(partner: UUID) -> None:
+    """Let a partner leave the network, from the next freeze on. What was released stays."""
+    _as_owner(lambda database: privacy_caps.leave_network(database, partner))
+
+
+@outcomes_app.command("budgets")
+def outcomes_budgets(population: Annotated[str, typer.Argument(help="A partner's id, or network-live, or network-sandbox")]) -> None:
+    """Show what is spent of each budget, and whether it is what its spendings add up to."""
+    for row in _as_owner(lambda database: privacy_caps.show_budgets(database, population)):
+        check = "" if row["noted"] == row["spent"] else f"  DOES NOT ADD UP: {row['noted'] / MICRO:g} is noted"
+        console.print(f"{row['quarter']}  {row['scope']:24}  {row['spent'] / MICRO:g} of {row['cap'] / MICRO:g}{check}")
+
+
+@outcomes_app.command("freeze")
+def outcomes_freeze() -> None:
+    """Freeze every quarter whose time has come and make the tables that wait, now: the worker does the same by itself."""
+    settings = Settings()
+    with database_for(settings, attach=True) as ready:
+        ring = read_keys(key_provider(ready))
+
+        async def done() -> tuple[int, int]:
+            database = _worker(ready)
+            journal = Journal(ready.journal_path, ring)
+            try:
+                await reconcile(database, journal, _now())
+                quarters = await freeze_quarters(database, ring, _now())
+                tables = 0
+                while made := await make_releases(database, journal, _now()):
+                    tables += made
+            finally:
+                await database.close()
+            return quarters, tables
+
+        quarters, tables = asyncio.run(done())
+    console.print(f"{quarters} quarters frozen, {tables} tables made.")
+
+
+@outcomes_app.command("reconcile")
+def outcomes_reconcile(
+    journal: Annotated[Path | None, typer.Option(help="Another journal than this machine's")] = None,
+    close: Annotated[bool, typer.Option("--close", help="No journal is left: close every frozen quarter, so that nothing is drawn twice")] = False,
+) -> None:
+    """After a restore, before the service opens: bring back what had been released and charge it; or close the quarters."""
+    settings = Settings()
+    with database_for(settings, attach=True) as ready:
+
+        async def done() -> tuple[int, int]:
+            database = _worker(ready)
+            try:
+                back = await reconcile(database, Journal(journal or ready.journal_path, read_keys(key_provider(ready))), _now())
+            finally:
+                await database.close()
+            owner = owner_of(ready)
+            try:
+                return back, await privacy_caps.close_quarters(owner) if close else 0
+            finally:
+                await owner.close()
+
+        back, closed = asyncio.run(done())
+    console.print(f"{back} releases brought back, {closed} budgets closed.")
+
+
+def _worker(ready: Settings) -> Database:
+    return Database(ready.worker_database_url or ready.database_url or "", "ipt_worker", pool_size=3, pooler=ready.pooler)
+
+
+@outcomes_app.command("trace")
+def outcomes_trace(file: Path) -> None:
+    """Name the order that a leaked extract (CSV, NDJSON or Parquet) comes from, by its made-up records."""
+    ring = read_keys(key_provider(Settings()))
+    found = _as_owner(lambda database: privacy_caps.trace(database, ring, file))
+    for row in found:
+        console.print(f"extract {row['id']}  client {row['client_id']}  agreement {row['agreement_id']}  {row['hits']} of {row['of']} marks")
+    if not found:
+        console.print("It carries the mark of no extract.")
+        raise typer.Exit(1)
+
+
+def cohort(
+    patients: Annotated[int, typer.Option(min=1, max=LARGEST_COHORT, help="How many made-up people, one course each")] = 1_000,
+    seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same people")] = 1,
+    partner: Annotated[UUID | None, typer.Option(help="A sandbox partner; default: a new one")] = None,
+) -> None:
+    """Load a synthetic cohort: whole courses whose rates follow published figures (app/sandbox/cohort.py cites them)."""
+    settings = Settings()
+    with database_for(settings, attach=True) as ready:
+        if settings.database_url is None:
+            migrate(ready)
+
+        async def done() -> tuple[UUID, tuple[str, str] | None]:
+            owner = owner_of(ready)
+            made = None
+            try:
+                partner_id = partner
+                if partner_id is None:
+                    setting = {
+                        "risk_responder": "duty@sandbox.example",
+                        "secondary_responder": None,
+                        "crisis_text": CRISIS_TEXT,
+                        "classifier_on": True,
+                    }
+                    partner_id = await operators.register_partner(owner, f"Cohort {seed}", "sandbox", setting, _now())
+                    made = await operators.register_client(owner, partner_id, "analyst", sorted(SCOPES), _now())
+            finally:
+                await owner.close()
+            url = ready.migration_database_url or ready.database_url or ""
+            await load_cohort(Cohort(url, key_provider(ready), partner_id, patients, seed, _now().date()), console, _now())
+            return partner_id, made
+
+        partner_id, made = asyncio.run(done())
+    console.print(f"{patients} made-up courses are in partner {partner_id}.")
+    if made is not None:
+        console.print(f"client_id      {made[0]}\nclient_secret  {made[1]}")
+    console.print("Their quarters are frozen within five minutes by the worker, or now: ipt outcomes freeze")
