@@ -225,7 +225,9 @@ class Service:
                 await owner.close()
 
         partner_id, (client_id, secret) = asyncio.run(made())
-        return Partner(self.base_url, str(partner_id), client_id, secret)
+        made = Partner(self.base_url, str(partner_id), client_id, secret)
+        made.database_url = self.settings.migration_database_url
+        return made
 
 
 @pytest.fixture(scope="session")

@@ -30,6 +30,7 @@ HELD_OTHERWISE = {
     "idempotency_key": "repeats of answers, gone after 72 hours",
     "sync_mutation": "which edits a device has sent: their content is in the record",
     "webhook_delivery": "which events the partner was told: ids only",
+    "outcome_fact": "codes made of the record, which is in the document, to be counted with noise; they go with an erasure",
     "erasure": "certificates of erasure: after one there is nothing to export",
 }
 """Tables with a patient_id that are not exported row by row, each with where it stands, or why not."""

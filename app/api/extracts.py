@@ -141,11 +141,15 @@ async def make_extract_link(call: Annotated[Call, needs("outcomes:extract")], ex
     return {"url": f"/v1/outcomes/extracts/{extract_id}/file?ticket={ticket}", "expires_at": expires_at}
 
 
-@router.get("/{extract_id}/file", response_class=Response, responses={200: {"content": {"application/zip": {}}}})
+@router.get(
+    "/{extract_id}/file",
+    response_class=Response,
+    responses={200: {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}},
+)
 async def fetch_extract_file(
     call: Annotated[Call, needs("outcomes:extract")], extract_id: UUID, ticket: Annotated[str, Query(min_length=43, max_length=43)]
 ) -> Response:
-    """Fetch the archive: the data in each format, and manifest.json. The link is used up."""
+    """Fetch the archive (ZIP): the data in each format, and manifest.json. The link is used up."""
     call.of_this_moment = True
     data = await fetch_file(call.visit, extract_id, ticket)
-    return Response(data, media_type="application/zip", headers={"Content-Disposition": f'attachment; filename="extract-{extract_id}.zip"'})
+    return Response(data, media_type="application/octet-stream", headers={"Content-Disposition": f'attachment; filename="extract-{extract_id}.zip"'})

@@ -35,7 +35,7 @@ COLUMNS = {
     "episode": (
         *("partner_id", "id", "patient_id", "protocol_code", "protocol_version", "format", "status", "phase", "referred_on", "age_at_referral"),
         *("illness_onset_date", "illness_onset_precision", "lifetime_episodes", "concurrent_medication", "diagnoses", "contraindications"),
-        *("risk_screened", "ended_at", "ended_as", "version", "created_at", "updated_at"),
+        *("risk_screened", "ended_at", "version", "created_at", "updated_at"),
     ),
     "care_team": ("partner_id", "id", "patient_id", "episode_id", "clinician_id", "role", "version", "created_at", "updated_at"),
     "relationship": (
@@ -158,7 +158,7 @@ class _Writing:
         status = "ended_early" if c.dropped_out else "completed"
         values = (c.protocol, 1, "group" if c.protocol == "IPT-G-WHO" else "individual", status, c.phase, self.begun.date(), c.age)
         onset = c.days[0] - timedelta(days=30 * self.chance.randint(2, 14))
-        more = (onset, "month", self.chance.randint(1, 3), self.chance.random() < 0.4, "[]", "[]", True, self.ended, status)
+        more = (onset, "month", self.chance.randint(1, 3), self.chance.random() < 0.4, "[]", "[]", True, self.ended)
         self.into["episode"].append((self.partner_id, self.episode_id, self.patient_id, *values, *more, 1, self.begun, self.ended))
         for clinician_id, role in ((self.lead, "lead"), (self.cover, "cover")):
             self.row("care_team", clinician_id, role)

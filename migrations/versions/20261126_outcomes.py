@@ -240,7 +240,7 @@ def _grant() -> None:
     grant("SELECT", "outcome_member", to="ipt_worker")
     grant("SELECT, UPDATE", "outcome_extract", to="ipt_worker")
     grant("SELECT, DELETE", "outcome_link", to="ipt_worker")
-    grant("SELECT, DELETE, UPDATE (ordered_at)", "outcome_job", to="ipt_worker")  # UPDATE is what it takes to lock a row
+    grant("SELECT, INSERT, DELETE, UPDATE (ordered_at)", "outcome_job", to="ipt_worker")  # UPDATE is what it takes to lock a row
     grant("SELECT (episode_id, number, status, starts_at, mode, entered_in_error)", "session", to="ipt_worker")
     grant(f"SELECT ({', '.join(OF_ASSESSMENTS)})", "assessment", to="ipt_worker")
     grant("SELECT (episode_id, primary_area)", "focus", to="ipt_worker")

@@ -11,6 +11,7 @@ from app.api.problems import every_problem
 from app.api.request import SCOPES, Route, scopes_of
 from app.main import ROUTERS
 from tests.driver import OWN_PROTOCOL, Device, mutation
+from tests.outcomes.conftest import PERIOD, Population
 
 ROUTES = [
     (m, route.path_format, route)
@@ -107,9 +108,16 @@ BODIES = {
     "POST /v1/clients": {"name": "another", "scopes": ["patients:read"]},
     "POST /v1/clients/{client_name}/secrets": {"overlap_seconds": 0},
     "POST /v1/clients/{client_name}/keys": {"jwk": {"kty": "EC"}},
+    "POST /v1/outcomes/tables": {"period": PERIOD, "family": "counts"},
+    "POST /v1/outcomes/extracts": {"period_from": PERIOD, "period_to": PERIOD, "purpose": "research", "agreement_id": "DUA-7"},
 }
 BOTH_WAYS = {"import", "sync", "webhooks:write", "clients:write", "emergency:use", "emergency:review"}  # one scope for all that there is
-QUERIES = {"GET /v1/sync/watermelon": "?tables=session", "GET /v1/episodes/{episode_id}/inventory/changes": "?from=2026-01-01T00:00:00Z"}
+BOTH_WAYS |= OUTCOMES
+QUERIES = {
+    "GET /v1/outcomes/extracts/{extract_id}/file": f"?ticket={'x' * 43}",
+    "GET /v1/sync/watermelon": "?tables=session",
+    "GET /v1/episodes/{episode_id}/inventory/changes": "?from=2026-01-01T00:00:00Z",
+}
 CLINICIANS = (
     "/sync/conflicts",
     "/focus",
@@ -243,7 +251,15 @@ def others_trust(other, episode):
     token = other.clinician_token(other.add_clinician()["id"])
     opened = other.post("/v1/break-glass", {"patient_id": episode.patient_id, "reason": "On call, and nobody else can be reached."}, token=token)
     other.post("/v1/clients", {"name": "theirs", "scopes": ["patients:read"]})
-    return {"break_glass_id": opened["id"], "client_name": "theirs", "kid": "none"}
+    return {"break_glass_id": opened["id"], "client_name": "theirs", "kid": "none", **others_outcomes(other)}
+
+
+def others_outcomes(other):
+    """A table that was asked for, and an extract that was ordered, of the other partner."""
+    there = Population(None, other, other.database_url).freeze([(20, {})])
+    token = there.new_token("outcomes:read outcomes:extract")
+    ordered = other.post("/v1/outcomes/extracts", BODIES["POST /v1/outcomes/extracts"], token=token)
+    return {"table_id": there.ask().json()["id"], "extract_id": ordered["id"]}
 
 
 @pytest.fixture(scope="module")
@@ -257,10 +273,19 @@ def headers_for(method):
     return {"PUT": {"If_Match": '"1.1"'}, "PATCH": {"If_Match": '"1.1"'}, "DELETE": {"If_Match": '"1.1"'}}.get(method, {})
 
 
+def tokens_for(me, path):
+    """The tokens that reach a route: those of care, or those of outcomes, which open nothing else."""
+    if "/outcomes/" not in path:
+        return me.token, me.episode.token
+    if path.endswith("/approvals"):
+        return (me.clinician_token(me.episode.lead, scope="outcomes:approve"),)
+    return (me.new_token(grant_type="client_credentials", scope="outcomes:read outcomes:extract")["access_token"],)
+
+
 @pytest.mark.parametrize(("method", "path"), WITH_ID, ids=[f"{m} {p}" for m, p in WITH_ID])
 def test_another_partners_id_and_an_unknown_id_are_the_same_404(me, theirs, method, path):
     body = BODIES.get(f"{method} {path}", {}) if method not in {"GET", "DELETE"} else None
-    for token in (me.token, me.episode.token):
+    for token in tokens_for(me, path):
         foreign = me.send(method, filled(path, theirs), body, token=token, X_Request_Id="same", **headers_for(method))
         unknown = me.send(method, filled(path, {"task": "risk_assessed"}), body, token=token, X_Request_Id="same", **headers_for(method))
         assert (foreign.status_code, foreign.content) == (unknown.status_code, unknown.content)
@@ -355,7 +380,7 @@ def test_a_write_without_a_precondition_is_a_428_and_with_a_stale_one_a_412_or_4
 @pytest.mark.parametrize(("method", "path"), [(m, p) for m, p, _ in CARE if m in {"POST", "PUT", "PATCH"} and f"{m} {p}" in BODIES])
 def test_an_unknown_member_is_a_422_with_a_pointer(me, method, path):
     where = filled(path, {"episode_id": me.episode.id, "patient_id": me.episode.patient_id})
-    answer = me.send(method, where, BODIES[f"{method} {path}"] | {"surprise": 1}, token=me.token, **headers_for(method))
+    answer = me.send(method, where, BODIES[f"{method} {path}"] | {"surprise": 1}, token=tokens_for(me, path)[0], **headers_for(method))
     assert answer.status_code == 422, answer.text
     assert {"pointer": "/surprise", "detail": "Extra inputs are not permitted"} in answer.json()["errors"]
 

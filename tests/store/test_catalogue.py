@@ -8,12 +8,18 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.domain.outcome_tables import NETWORKS as POPULATIONS
 from app.store.database import Database
 from app.store.tables.every import SHARED_TABLES, metadata
+from app.store.tables.outcomes import NETWORK_TABLES
 
 POLICY = "(partner_id = (current_setting('app.partner_id'::text))::uuid)"
 INSERT_ONLY = {  # the audit login writes many partners' rows in one statement
     (table, "insert_only", "{ipt_audit}", "a", None, "true") for table in ("audit_event", "audit_subject")
+}
+NETWORKS = "(partner_id = ANY (ARRAY['00000000-0000-7000-8000-00000000a11e'::uuid, '00000000-0000-7000-8000-00000000a11f'::uuid]))"
+OPEN_TO_MEMBERS = {  # what a network has released, and what it cost; its two ids are no partner's
+    (table, "open_to_members", "{}", "*", NETWORKS, NETWORKS) for table in NETWORK_TABLES
 }
 
 TABLES = """
@@ -74,15 +80,23 @@ def test_row_security_is_forced_with_the_one_policy_on_every_partners_table(ask)
         " FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid"
     )
     exceptions = {(p["table"], p["name"], p["roles"], p["command"], p["using"], p["check"]) for p in policies if p["name"] != "confined_to_partner"}
-    assert exceptions == INSERT_ONLY
+    assert exceptions == INSERT_ONLY | OPEN_TO_MEMBERS
     confined = [p for p in policies if p["name"] == "confined_to_partner"]
     assert {p["table"] for p in confined} == partner_tables(ask)
     assert all((p["using"], p["check"], p["permissive"], p["command"], p["roles"]) == (POLICY, POLICY, True, "*", "{}") for p in confined)
 
 
+def test_the_networks_that_the_policy_opens_are_those_that_the_service_knows_and_no_role_reads_what_it_must_not(ask):
+    assert all(str(network) in NETWORKS for network in POPULATIONS.values())
+    rights = ask("SELECT grantee, table_name, privilege_type FROM information_schema.column_privileges WHERE table_schema = 'public'")
+    readers = {(r["table_name"], r["grantee"]) for r in rights if r["privilege_type"] == "SELECT" and r["grantee"].startswith("ipt_")}
+    assert {g for t, g in readers if t == "outcome_fact"} <= {"ipt_owner", "ipt_worker"}
+    assert {g for t, g in readers if t in {"operator", "operator_proposal"}} <= {"ipt_owner"}
+
+
 def test_the_allow_list_of_shared_tables_is_short_and_reasoned(ask):
     assert {t["name"] for t in ask(TABLES)} >= set(SHARED_TABLES)
-    assert len(SHARED_TABLES) <= 6
+    assert len(SHARED_TABLES) <= 8
     assert all(len(reason) > 20 for reason in SHARED_TABLES.values())
 
 

@@ -27,6 +27,7 @@ ACTORS = (
     "patient",  # the patient, with their own phone
     "other_patient",  # another patient of the partner
     "analyst",  # a token of outcomes
+    "approver",  # a clinician of the partner with a token for approving extracts
     "admin",  # manages clients, reads the audit trail, carries out rights; no care
     "stranger",  # another partner's backend, with this partner's ids
     "strange_clinician",  # another partner's clinician, with this partner's ids
@@ -64,6 +65,7 @@ def world(service, actor):
         "patient": lambda: Device(partner, ids["patient_id"], kind=PATIENT).token,
         "other_patient": lambda: Device(partner, partner.add_patient()["id"], kind=PATIENT).token,
         "analyst": lambda: partner.new_token(grant_type="client_credentials", scope=" ".join(OUTCOMES))["access_token"],
+        "approver": lambda: personal(partner, (clinician, partner.add_clinician()["id"]), scope="outcomes:approve"),
         "admin": lambda: partner.new_token(grant_type="client_credentials", scope=" ".join(ADMIN))["access_token"],
         "stranger": lambda: elsewhere.token,
         "strange_clinician": lambda: personal(elsewhere, (clinician, elsewhere.add_clinician()["id"])),
