@@ -132,7 +132,7 @@ def described(release: Row, now: datetime) -> dict[str, Any]:
         "dimensions": question["dimensions"],
         "micro_epsilon": question["micro_epsilon"],
         "standard": release["standard"],
-        "ready_at": release["released_at"] if release["standard"] else release["asked_at"] + SHOWN_AFTER,
+        "ready_at": None if ready or release["standard"] else release["asked_at"] + SHOWN_AFTER,
         "mechanism": release["mechanism"] if ready else None,
         "cells": None,
     }

@@ -83,7 +83,7 @@ class TableOut(Out):
     dimensions: list[str]
     micro_epsilon: int
     standard: bool = Field(description="Part of the standard quarterly pack, which is free for everyone")
-    ready_at: Moment | None
+    ready_at: Moment | None = Field(description="While it is ordered: when to read it again")
     mechanism: dict[str, Any] | None = Field(description="The noise: distribution, scales, sensitivity, library")
     cells: list[CellOut] | None
 

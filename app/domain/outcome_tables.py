@@ -236,15 +236,24 @@ def shown(family: Family, noisy: Mapping[str, int], accuracy: Mapping[str, Mappi
     return [counted, *(_rate(part, noisy, accuracy, whole) for part in parts)]
 
 
+def _rounded(noisy: int) -> int:
+    return ROUNDED_TO * round_half_up(noisy / ROUNDED_TO)
+
+
+def _is_few(noisy: int) -> bool:
+    """Tell whether a number is not shown: it, or what it is rounded to, lies below 11."""
+    return min(noisy, _rounded(noisy)) < SHOWN_FROM
+
+
 def _count(name: str, noisy: int, accuracy: Mapping[str, int]) -> Measure:
-    if noisy < SHOWN_FROM:
+    if _is_few(noisy):
         return Measure(name, "persons", None, suppressed=True, accuracy_95=None)
-    return Measure(name, "persons", ROUNDED_TO * round_half_up(noisy / ROUNDED_TO), suppressed=False, accuracy_95=accuracy["one"] + ROUNDED_TO // 2)
+    return Measure(name, "persons", _rounded(noisy), suppressed=False, accuracy_95=accuracy["one"] + ROUNDED_TO // 2)
 
 
 def _rate(part: str, noisy: Mapping[str, int], accuracy: Mapping[str, Mapping[str, int]], whole: str) -> Measure:
     x, n = noisy[part], noisy[whole]
-    if min(x, n) < SHOWN_FROM:
+    if _is_few(min(x, n)):
         return Measure(part, "share", None, suppressed=True, accuracy_95=None)
     value = round_half_up(100 * min(1.0, x / n)) / 100
     away_x, away_n = accuracy[part]["each_of_two"], accuracy[whole]["each_of_two"]
@@ -255,7 +264,7 @@ def _rate(part: str, noisy: Mapping[str, int], accuracy: Mapping[str, Mapping[st
 
 def _mean(component: Component, noisy: Mapping[str, int], accuracy: Mapping[str, Mapping[str, int]], whole: str) -> Measure:
     bound, n, total = float(component.bound or 0), noisy[whole], noisy[component.name]
-    if n < SHOWN_FROM:
+    if _is_few(n):
         return Measure(f"mean_{component.name}", "points", None, suppressed=True, accuracy_95=None)
     value = _cut(total / n, bound)
     away_sum, away_n = accuracy[component.name]["each_of_two"], accuracy[whole]["each_of_two"]

@@ -9,7 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import distinct_on, insert
 
 from app.domain.lifecycle import ENDED
 from app.domain.outcome_tables import EPISODES_IN_A_LIFE, Component, Family
@@ -132,37 +132,47 @@ async def add_facts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -
         await connection.run_many(sa.insert(outcome_fact), [{**NOTHING, "partner_id": connection.partner_id, **row} for row in rows])
 
 
-def _standing(connection: Connection, quarters: Sequence[str], kind: str) -> list[sa.ColumnElement[bool]]:
-    """Return the conditions of facts that may still be counted: nobody's who has withdrawn since, is restricted, or was erased."""
-    f, c, p, q = outcome_fact, consent, patient, outcome_quarter
-    registration = (p.c.partner_id == c.c.partner_id) & (p.c.id == c.c.patient_id)
+def _standing(connection: Connection, quarters: Sequence[str], kind: str) -> sa.Subquery:
+    """Select the facts that may be counted now: one for each person and quarter, also when two registrations were found to be one person since.
+
+    Nobody's who has withdrawn consent since the freeze, by whichever registration, is restricted, or was erased.
+    """
+    f, p, c, r, q = outcome_fact, patient.alias("of_fact"), consent, patient.alias("registration"), outcome_quarter
+    person = sa.func.coalesce(p.c.merged_into, p.c.id)
     withdrawn = (
         sa.select(c.c.id)
-        .join(p, registration)
-        .join(q, (q.c.partner_id == c.c.partner_id) & (c.c.created_at > q.c.frozen_at))
-        .where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given)
-        .where(sa.func.coalesce(p.c.merged_into, p.c.id) == f.c.patient_id, q.c.quarter == f.c.quarter)
-        .correlate(f)
+        .join(r, (r.c.partner_id == c.c.partner_id) & (r.c.id == c.c.patient_id))
+        .where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given, c.c.created_at > q.c.frozen_at)
+        .where(sa.func.coalesce(r.c.merged_into, r.c.id) == person)
+        .correlate(p, q)
         .exists()
     )
     head = patient.alias("head")
     hidden = sa.or_(head.c.restricted_because.is_not(None), head.c.erased_at.is_not(None))
-    held_back = sa.exists(head.c.id).where(head.c.partner_id == f.c.partner_id, head.c.id == f.c.patient_id, hidden)
-    return [own(connection, f), f.c.quarter.in_(quarters), f.c.kind == kind, ~withdrawn, ~held_back]
+    held_back = sa.exists(head.c.id).where(head.c.partner_id == p.c.partner_id, head.c.id == person, hidden)
+    return (
+        sa.select(f)
+        .join(p, (p.c.partner_id == f.c.partner_id) & (p.c.id == f.c.patient_id))
+        .join(q, (q.c.partner_id == f.c.partner_id) & (q.c.quarter == f.c.quarter))
+        .where(own(connection, f), f.c.quarter.in_(quarters), f.c.kind == kind, ~withdrawn, ~held_back)
+        .where(p.c.restricted_because.is_(None), p.c.erased_at.is_(None))
+        .ext(distinct_on(f.c.quarter, person))
+        .order_by(f.c.quarter, person, f.c.patient_id)
+        .subquery("standing")
+    )
 
 
 async def exact_counts(connection: Connection, quarter: str, family: Family, dimensions: Sequence[str]) -> dict[tuple[str, ...], dict[str, int]]:
     """Return the exact components of each cell that has a fact. They are for noise alone."""
-    f = outcome_fact
+    f = _standing(connection, [quarter], family.fact)
     by = [f.c[name] for name in dimensions]
-    query = sa.select(*by, *(_counted(c).label(f"component_{n}") for n, c in enumerate(family.components)))
-    query = query.where(*_standing(connection, [quarter], family.fact)).group_by(*by)
+    query = sa.select(*by, *(_counted(c, f).label(f"component_{n}") for n, c in enumerate(family.components))).select_from(f).group_by(*by)
     rows = await connection.rows(query)
     return {tuple(r[d] for d in dimensions): {c.name: int(r[f"component_{n}"]) for n, c in enumerate(family.components)} for r in rows}
 
 
-def _counted(component: Component) -> Any:
-    column = None if component.column is None else outcome_fact.c[component.column]
+def _counted(component: Component, facts: sa.Subquery) -> Any:
+    column = None if component.column is None else facts.c[component.column]
     if column is None:
         return sa.func.count()
     if component.of == "number":
@@ -174,5 +184,5 @@ def _counted(component: Component) -> Any:
 
 async def records(connection: Connection, quarters: Sequence[str]) -> list[Row]:
     """Return the facts of ended courses of some quarters, for an extract."""
-    query = sa.select(outcome_fact).where(*_standing(connection, quarters, "end"))
-    return await connection.rows(query.order_by(outcome_fact.c.patient_id, outcome_fact.c.quarter))
+    f = _standing(connection, quarters, "end")
+    return await connection.rows(sa.select(f).order_by(f.c.patient_id, f.c.quarter))

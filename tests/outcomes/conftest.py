@@ -75,13 +75,19 @@ class Population:
 
     def freeze(self, facts, *, period=PERIOD, kind="end", cap=None):
         """Put facts into a frozen quarter: pairs of how many and what differs from the default. Opens its budgets."""
+        return self.freeze_all({period: facts}, kind=kind, cap=cap)
+
+    def freeze_all(self, facts_by_period, *, kind="end", cap=None):
+        """Put facts into several frozen quarters."""
 
         async def done():
             connection = await connected(self.url)
             try:
-                await self._open(connection, period, cap)
-                for number, differing in facts:
-                    await self._insert(connection, period, kind, number, DEFAULTS | differing)
+                for period, facts in facts_by_period.items():
+                    await self._open(connection, period, cap)
+                    for number, differing in facts:
+                        if number:
+                            await self._insert(connection, period, kind, number, DEFAULTS | differing)
             finally:
                 await connection.close()
 
@@ -240,3 +246,18 @@ def population(service, database_url):
 def other_population(service, database_url):
     with service.partner() as partner:
         yield Population(service, partner, database_url)
+
+
+@pytest.fixture
+def populations(service, database_url):
+    """Make further populations; their connections go with the test."""
+    made = []
+
+    def more(number):
+        found = [Population(service, service.partner(), database_url) for _ in range(number)]
+        made.extend(found)
+        return found
+
+    yield more
+    for one in made:
+        one.partner.http.close()

@@ -185,7 +185,7 @@ def test_a_link_opens_the_file_once_and_only_for_the_client_that_ordered(desk):
 
 
 def test_a_day_later_or_cancelled_the_file_is_gone(desk, monkeypatch):
-    newest_partners_only(monkeypatch, "app.releasing")
+    newest_partners_only(monkeypatch, "app.releasing", 1)
     service = desk.population.service
     desk.population.freeze(people(1_200))
     kept, cancelled = desk.made()["id"], desk.made()["id"]
@@ -208,7 +208,7 @@ def test_a_day_later_or_cancelled_the_file_is_gone(desk, monkeypatch):
 
 
 REFUSED = [
-    ({"period_from": "2026-Q1"}, 422, "period-unknown"),
+    ({"period_from": "2026Q7"}, 422, "period-unknown"),
     ({"period_to": "2099Q1"}, 409, "period-open"),
     ({"period_from": "2001Q1"}, 409, "period-open"),
     ({"profile": "expert"}, 422, "invalid"),

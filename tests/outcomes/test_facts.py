@@ -238,6 +238,26 @@ def test_who_withdraws_is_erased_or_restricted_after_the_freeze_is_not_counted_a
     assert len(facts(partner)) == 3
 
 
+def test_two_registrations_that_are_found_to_be_one_person_count_once_and_withdraw_together(partner, freeze, service):
+    courses = [Course(partner) for _ in range(3)]
+    freeze()
+
+    def counted():
+        async def job(database):
+            async with database.transaction(UUID(partner.partner_id)) as connection:
+                found = await exact_counts(connection, str(QUARTER), families()["counts"], [])
+                return found.get((), {"courses": 0})["courses"]
+
+        return as_worker(service, job)
+
+    assert counted() == 3
+    partner.post(f"/v1/patients/{courses[0].patient_id}/duplicates", {"patient_id": courses[1].patient_id})
+    assert counted() == 2
+    withdrawal = {"purpose": "research_analytics", "given": False, "wording": "v1", "decided_at": datetime.now(UTC).isoformat()}
+    partner.post(f"/v1/patients/{courses[0].patient_id}/consents", withdrawal)
+    assert counted() == 1
+
+
 @pytest.fixture
 def upkept_once(service, monkeypatch):
     newest_partners_only(monkeypatch, "app.upkeep")
