@@ -205,7 +205,7 @@ def _made(facts: Sequence[Row], row: Row, ring: KeyRing, now: datetime) -> tuple
     """Return the archive and its manifest. The key of the pseudonyms lives in this call alone."""
     chance = secrets.SystemRandom()
     key = os.urandom(32)
-    first_of = {f["patient_id"]: f for f in reversed(facts)}  # one record a person: the earliest course
+    first_of = {f["patient_id"]: f for f in reversed(facts)}  # one record a person: of the earliest quarter
     sampled = [_record(f, key) for f in first_of.values() if chance.random() < SAMPLED]
     found = generalise(sampled, PROFILES[row["profile"]])
     canaries = _canaries(found, ring, row["partner_id"], row["id"], chance)

@@ -1,9 +1,9 @@
 """What one course, or one follow-up, contributes to anonymised outcomes: codes and small whole numbers, by the rules of `outcomes`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 from app.domain.instruments import instrument, is_adult
 from app.domain.outcome_tables import dimensions
@@ -17,6 +17,8 @@ NEAR = timedelta(days=10)  # own design: how far from that week a score may lie
 AGE_BANDS = ((18, "under_18"), (26, "18_to_25"), (41, "26_to_40"), (65, "41_to_64"))
 SESSION_BANDS = ((4, "1_to_3"), (8, "4_to_7"), (13, "8_to_12"))
 OLDEST_DECADE = 90  # Source: HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C): 90 and over are one category
+
+P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +153,25 @@ def _weekly(course: EndedCourse) -> list[str | None]:
         near = [(abs(day - wanted), total) for day, total in scored if abs(day - wanted) <= NEAR]
         bands.append(band_of(questionnaire, min(near, key=lambda n: n[0])[1]) if near else None)
     return bands
+
+
+def not_counted(merged: Mapping[P, P], hidden: Iterable[P], withdrawn: Iterable[P], facts: Iterable[P]) -> set[P]:
+    """Return the registrations whose frozen facts are not counted.
+
+    Those of persons who are restricted, were erased, or have withdrawn consent since the freeze, by whichever registration; and all but the
+    first of several that were found to be one person since. `merged`: registration to person; `facts`: registrations in `merged` (either side) that have a fact.
+    """
+    registrations: dict[P, set[P]] = {}
+    for registration, person in merged.items():
+        registrations.setdefault(person, {person}).add(registration)
+    out: set[P] = set()
+    for one in (*hidden, *withdrawn):
+        person = merged.get(one, one)
+        out |= registrations.get(person, {person})
+    first: set[P] = set()
+    for one in sorted(facts, key=str):
+        person = merged.get(one, one)
+        if one not in out and person in first:
+            out.add(one)
+        first.add(person)
+    return out

@@ -9,9 +9,10 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import distinct_on, insert
+from sqlalchemy.dialects.postgresql import insert
 
 from app.domain.lifecycle import ENDED
+from app.domain.outcome_facts import not_counted
 from app.domain.outcome_tables import EPISODES_IN_A_LIFE, Component, Family
 from app.store.database import Connection, Row
 from app.store.rows import own
@@ -132,47 +133,40 @@ async def add_facts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -
         await connection.run_many(sa.insert(outcome_fact), [{**NOTHING, "partner_id": connection.partner_id, **row} for row in rows])
 
 
-def _standing(connection: Connection, quarters: Sequence[str], kind: str) -> sa.Subquery:
-    """Select the facts that may be counted now: one for each person and quarter, also when two registrations were found to be one person since.
+async def left_out(connection: Connection, quarter: str, kind: str) -> list[UUID]:
+    """Return the patients whose frozen facts of a quarter are not counted now: what happened to them since the freeze decides (`not_counted`).
 
-    Nobody's who has withdrawn consent since the freeze, by whichever registration, is restricted, or was erased.
+    Plain statements, each by an index or in one pass: a planner that knows nothing of a partner cannot choose badly between them.
     """
-    f, p, c, r, q = outcome_fact, patient.alias("of_fact"), consent, patient.alias("registration"), outcome_quarter
-    person = sa.func.coalesce(p.c.merged_into, p.c.id)
-    withdrawn = (
-        sa.select(c.c.id)
-        .join(r, (r.c.partner_id == c.c.partner_id) & (r.c.id == c.c.patient_id))
-        .where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given, c.c.created_at > q.c.frozen_at)
-        .where(sa.func.coalesce(r.c.merged_into, r.c.id) == person)
-        .correlate(p, q)
-        .exists()
+    p, c, f, q = patient, consent, outcome_fact, outcome_quarter
+    frozen_at = await connection.value(sa.select(q.c.frozen_at).where(q.c.partner_id == connection.partner_id, q.c.quarter == quarter))
+    changed = sa.or_(p.c.merged_into.is_not(None), p.c.restricted_because.is_not(None), p.c.erased_at.is_not(None))
+    people = await connection.rows(sa.select(p.c.id, p.c.merged_into, p.c.restricted_because, p.c.erased_at).where(own(connection, p), changed))
+    withdrawn = await connection.rows(
+        sa.select(c.c.patient_id).where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given, c.c.created_at > frozen_at).distinct()
     )
-    head = patient.alias("head")
-    hidden = sa.or_(head.c.restricted_because.is_not(None), head.c.erased_at.is_not(None))
-    held_back = sa.exists(head.c.id).where(head.c.partner_id == p.c.partner_id, head.c.id == person, hidden)
-    return (
-        sa.select(f)
-        .join(p, (p.c.partner_id == f.c.partner_id) & (p.c.id == f.c.patient_id))
-        .join(q, (q.c.partner_id == f.c.partner_id) & (q.c.quarter == f.c.quarter))
-        .where(own(connection, f), f.c.quarter.in_(quarters), f.c.kind == kind, ~withdrawn, ~held_back)
-        .where(p.c.restricted_because.is_(None), p.c.erased_at.is_(None))
-        .ext(distinct_on(f.c.quarter, person))
-        .order_by(f.c.quarter, person, f.c.patient_id)
-        .subquery("standing")
+    merged = {r["id"]: r["merged_into"] for r in people if r["merged_into"]}
+    several = [*merged, *merged.values()]
+    facts = await connection.rows(
+        sa.select(f.c.patient_id).where(own(connection, f), f.c.quarter == quarter, f.c.kind == kind, f.c.patient_id.in_(several))
     )
+    hidden = [r["id"] for r in people if r["restricted_because"] or r["erased_at"]]
+    return sorted(not_counted(merged, hidden, [r["patient_id"] for r in withdrawn], [r["patient_id"] for r in facts]))
 
 
 async def exact_counts(connection: Connection, quarter: str, family: Family, dimensions: Sequence[str]) -> dict[tuple[str, ...], dict[str, int]]:
     """Return the exact components of each cell that has a fact. They are for noise alone."""
-    f = _standing(connection, [quarter], family.fact)
+    f = outcome_fact
     by = [f.c[name] for name in dimensions]
-    query = sa.select(*by, *(_counted(c, f).label(f"component_{n}") for n, c in enumerate(family.components))).select_from(f).group_by(*by)
+    out = await left_out(connection, quarter, family.fact)
+    query = sa.select(*by, *(_counted(c).label(f"component_{n}") for n, c in enumerate(family.components))).select_from(f)
+    query = query.where(own(connection, f), f.c.quarter == quarter, f.c.kind == family.fact, f.c.patient_id.not_in(out)).group_by(*by)
     rows = await connection.rows(query)
     return {tuple(r[d] for d in dimensions): {c.name: int(r[f"component_{n}"]) for n, c in enumerate(family.components)} for r in rows}
 
 
-def _counted(component: Component, facts: sa.Subquery) -> Any:
-    column = None if component.column is None else facts.c[component.column]
+def _counted(component: Component) -> Any:
+    column = None if component.column is None else outcome_fact.c[component.column]
     if column is None:
         return sa.func.count()
     if component.of == "number":
@@ -183,6 +177,10 @@ def _counted(component: Component, facts: sa.Subquery) -> Any:
 
 
 async def records(connection: Connection, quarters: Sequence[str]) -> list[Row]:
-    """Return the facts of ended courses of some quarters, for an extract."""
-    f = _standing(connection, quarters, "end")
-    return await connection.rows(sa.select(f).order_by(f.c.patient_id, f.c.quarter))
+    """Return the facts of ended courses of some quarters, the oldest quarter first, for an extract."""
+    f, found = outcome_fact, []
+    for quarter in quarters:
+        out = await left_out(connection, quarter, "end")
+        query = sa.select(f).where(own(connection, f), f.c.quarter == quarter, f.c.kind == "end", f.c.patient_id.not_in(out))
+        found += await connection.rows(query.order_by(f.c.patient_id))
+    return found
