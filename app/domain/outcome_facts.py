@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from typing import Any, TypeVar
 
-from app.domain.instruments import instrument, is_adult
+from app.domain.instruments import ADULT_AGE, instrument, is_adult
 from app.domain.outcome_tables import dimensions
 from app.domain.outcomes import Pair, finished_course, pair_of, verdict
 from app.domain.scoring import Score, band_of
@@ -91,10 +91,10 @@ def session_band(held: int) -> str:
 def _decade(age: int | None) -> str:
     if age is None:
         return NOT_RECORDED
-    if age < 18:  # noqa: PLR2004 - majority
-        return "under_18"
-    low = max(18, age // 10 * 10)
-    return "90_and_over" if age >= OLDEST_DECADE else f"{low}_to_{age // 10 * 10 + 9}"
+    if age >= OLDEST_DECADE:
+        return "90_and_over"
+    low = age // 10 * 10
+    return "under_18" if age < ADULT_AGE else "18_to_29" if age < 30 else f"{low}_to_{low + 9}"  # noqa: PLR2004 - the first decade of adults
 
 
 def _modality(modes: Sequence[str]) -> str:

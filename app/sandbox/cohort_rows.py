@@ -59,7 +59,7 @@ COLUMNS = {
         *("created_at", "updated_at"),
     ),
     "focus": (
-        *("partner_id", "id", "patient_id", "episode_id", "primary_area", "patient_agreed", "decided_by", "decided_at", "flags", "version"),
+        *("partner_id", "id", "patient_id", "episode_id", "primary_area", "patient_agreed", "decided_by", "decided_at", "flags", "sealed", "version"),
         *("created_at", "updated_at"),
     ),
     "focus_area": ("partner_id", "id", "patient_id", "episode_id", "area", "place", "status", "strategies", "version", "created_at", "updated_at"),
@@ -179,7 +179,9 @@ class _Writing:
         if c.phase == "initial":
             return
         decided = self.at(c.days[min(2, len(c.days) - 1)], 10)
-        self.row("focus", c.area, True, self.lead, decided, "[]", when=decided)
+        focus_id = self.new_id()
+        reason = self.sealed(key, "focus", focus_id, {"reason": "Chosen together from the inventory."})
+        self.into["focus"].append((self.partner_id, focus_id, *self.chart[1:], c.area, True, self.lead, decided, "[]", reason, 1, decided, decided))
         self.row("focus_area", c.area, "primary", "active" if c.dropped_out else "closed", "[]", when=decided)
         row_id = self.new_id()
         secret = self.sealed(key, "formulation", row_id, {"text": WORDS[c.area]})

@@ -170,8 +170,9 @@ def _counted(component: Component) -> Any:
     if column is None:
         return sa.func.count()
     if component.of == "number":
-        bound = component.bound
-        return sa.func.coalesce(sa.func.sum(sa.func.least(sa.func.greatest(column, sa.literal(-(bound or 0))), sa.literal(bound))), 0)
+        bound = component.bound or 0
+        cut = sa.func.least(sa.func.greatest(column, sa.literal(-bound)), sa.literal(bound))
+        return sa.func.coalesce(sa.func.sum(cut).filter(column.is_not(None)), 0)  # GREATEST and LEAST pass over what is not known
     wanted = {"flag": column.is_(sa.true()), "known": column.is_not(None), "is": column == component.name}[component.of]
     return sa.func.count().filter(wanted)
 
