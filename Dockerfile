@@ -19,7 +19,8 @@ ENV PATH="/srv/venv/bin:$PATH" \
     PYTHONDONTWRITEBYTECODE=1 \
     IPT_HOST=0.0.0.0 \
     IPT_PORT=8000 \
-    IPT_HOME=/srv/data
+    IPT_HOME=/srv/data \
+    MPLCONFIGDIR=/tmp/matplotlib
 WORKDIR /srv/ipt
 COPY --from=build /srv/venv /srv/venv
 COPY alembic.ini ./

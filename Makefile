@@ -7,6 +7,7 @@ DEV_STAMP := .venv/.locked-dev
 COMPILE := .venv/bin/uv pip compile -q --universal --generate-hashes --no-header --no-emit-index-url --no-emit-find-links --no-annotate --upgrade --python-version 3.11
 NODE_STAMP := tests/clients/typescript/node_modules/.locked
 MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
+ANALYST_STAMP := .venv-analyst/.locked
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo test test-15 test-18 test-18-database check lint types floors bench-queue attack sbom bench-rules soak-feed openapi lock clean
@@ -20,13 +21,13 @@ run: $(STAMP) ## Serve the API with a sandbox partner; sets everything up the fi
 demo: $(STAMP) ## Play a whole course live over HTTP (starts the service if it does not run)
 	@$(PY) -m app.cli demo
 
-test: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## Set up and pass all tests, on the PostgreSQL at hand (the system's, else the wheel's)
+test: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) $(ANALYST_STAMP) ## Set up and pass all tests, on the PostgreSQL at hand (the system's, else the wheel's)
 	$(PY) -m pytest
 
-test-15: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## All tests on the system's PostgreSQL
+test-15: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) $(ANALYST_STAMP) ## All tests on the system's PostgreSQL
 	IPT_POSTGRES=system $(PY) -m pytest
 
-test-18: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## All tests on the wheel's PostgreSQL 18
+test-18: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) $(ANALYST_STAMP) ## All tests on the wheel's PostgreSQL 18
 	IPT_POSTGRES=wheel $(PY) -m pytest
 
 test-18-database: $(DEV_STAMP) ## What talks to the database, once more on the wheel's PostgreSQL 18
@@ -56,8 +57,8 @@ bench-queue: $(DEV_STAMP) ## Time the queue of deliveries beside procrastinate
 bench-rules: $(DEV_STAMP) ## Time the pure rules against their aim
 	$(PY) -m bench.rules
 
-attack: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) ## The attacks of the suite at full length; prints what was tried and what got through
-	IPT_ATTACK=1 IPT_ATTACK_MUTANTS=2000000 IPT_ATTACK_KILLS=50 IPT_ATTACK_EXAMPLES=40 IPT_ATTACK_SHARE=1 $(PY) -m pytest tests/trust tests/store/test_isolation.py tests/store/test_pooler.py tests/keys tests/api/test_routes.py tests/sync/test_attacks.py
+attack: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) $(ANALYST_STAMP) ## The attacks of the suite at full length; prints what was tried and what got through
+	IPT_ATTACK=1 IPT_ATTACK_MUTANTS=2000000 IPT_ATTACK_KILLS=50 IPT_ATTACK_EXAMPLES=40 IPT_ATTACK_SHARE=1 $(PY) -m pytest tests/trust tests/outcomes tests/store/test_isolation.py tests/store/test_pooler.py tests/keys tests/api/test_routes.py tests/sync/test_attacks.py
 
 sbom: $(DEV_STAMP) ## Write the bill of materials (CycloneDX) into build/
 	@mkdir -p build && .venv/bin/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o build/sbom.json requirements.lock && echo build/sbom.json
@@ -75,7 +76,7 @@ lock: | .venv/bin/python ## Resolve the dependencies anew into the hashed lock f
 
 clean: ## Remove the environment and the sandbox's data
 	@case "$$(cat var/database-folder 2>/dev/null)" in /var/lib/ipt/home-*) rm -rf "$$(cat var/database-folder)";; esac
-	rm -rf .venv var build tests/clients/typescript/node_modules tests/clients/mobile/node_modules
+	rm -rf .venv .venv-analyst var build tests/clients/typescript/node_modules tests/clients/mobile/node_modules
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
@@ -92,6 +93,12 @@ $(STAMP): requirements.lock | .venv/bin/python
 $(DEV_STAMP): requirements-dev.lock | $(STAMP)
 	@echo "Installing the locked tools for tests and checks"
 	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
+
+$(ANALYST_STAMP): requirements-analyst.lock | .venv/bin/python
+	@echo "Installing the locked tools of an analyst, in an environment of their own"
+	@$(PYTHON) -m venv .venv-analyst
+	@.venv-analyst/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-analyst.lock
 	@touch $@
 
 $(NODE_STAMP) $(MOBILE_STAMP): tests/clients/%/node_modules/.locked: tests/clients/%/package-lock.json | $(DEV_STAMP)

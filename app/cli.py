@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any
@@ -24,7 +25,7 @@ from app.actions.door import CLIENT_NAME, ClientRefused
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.binaries import EmbeddedPostgresError
-from app.cli_outcomes import cohort, operator_app, outcomes_app
+from app.cli_outcomes import cohort, cohort_for, freeze_now, operator_app, outcomes_app
 from app.cli_trust import add_key_commands, audit_app
 from app.config import Settings
 from app.domain.errors import Refusal
@@ -126,7 +127,10 @@ def run() -> None:
     with database_for(settings) as ready:
         migrate_database(ready)
         quiet = ready.model_copy(update={"log_level": "warning"})
-        sandbox = asyncio.run(prepare_sandbox(create_app(quiet), owner_of(ready), settings.home / "sandbox.json", settings.issuer, console))
+        file = settings.home / "sandbox.json"
+        loaded = partial(cohort_for, ready, seed=1)
+        sandbox = asyncio.run(prepare_sandbox(create_app(quiet), owner_of(ready), file, settings.issuer, console, loaded))
+        asyncio.run(freeze_now(ready, UUID(sandbox["analyst"]["partner_id"])))
         shown = ready if "IPT_LOG_LEVEL" in os.environ else quiet  # the credentials should not scroll away
         with worker_beside(shown):
             _serve(shown, lambda: console.print(announcement(sandbox)))

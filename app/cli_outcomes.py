@@ -18,9 +18,9 @@ from app.domain.outcome_tables import HIGHEST_CAP, MICRO
 from app.keys.provider import read_keys
 from app.launch import database_for, migrate, owner_of, run_as_owner
 from app.main import key_provider
-from app.releasing import freeze_quarters, make_releases, reconcile
+from app.releasing import freeze_partner, freeze_quarters, make_releases, reconcile
 from app.sandbox.cohort_loading import LARGEST_COHORT, Cohort, load_cohort
-from app.sandbox.loading import CRISIS_TEXT
+from app.sandbox.partner import SETTING
 from app.store.database import Database, clock
 
 console = Console(highlight=False, soft_wrap=True)
@@ -40,17 +40,12 @@ def _as_owner(job: Callable[[Database], Coroutine[Any, Any, Any]]) -> Any:
 
 
 @operator_app.command("add")
-def operator_add(
-    name: str,
-    operator: Annotated[str | None, typer.Option(help="Your own name, once there are two operators")] = None,
-    secret: Annotated[str | None, typer.Option(envvar="IPT_OPERATOR_SECRET", help="Your own secret, once there are two operators")] = None,
-) -> None:
-    """Add an operator. The first two are simply added; from then on an operator proposes the next one, and another approves."""
-    found = _as_owner(lambda database: privacy_caps.add_operator(database, name, operator, secret, _now()))
-    if isinstance(found, UUID):
-        console.print(f"Proposed as {found}. Another operator approves it: ipt operator approve {found} --operator <name>")
-        return
-    console.print(f"Operator {name}\nsecret    {found}\n\nThe secret is not kept and cannot be shown again.")
+def operator_add(name: str) -> None:
+    """Become an operator: run it yourself, your secret is shown once. The first two are simply added; from then on two operators must approve."""
+    secret, proposal = _as_owner(lambda database: privacy_caps.add_operator(database, name, _now()))
+    console.print(f"Operator {name}\nsecret    {secret}\n\nThe secret is not kept and cannot be shown again.")
+    if proposal is not None:
+        console.print(f"It works once two operators have approved: ipt operator approve {proposal} --operator <name>")
 
 
 @operator_app.command("list")
@@ -60,7 +55,8 @@ def operator_list() -> None:
     for row in people:
         console.print(f"{row['name']}  {'disabled' if row['disabled_at'] else 'active'}")
     for row in waiting:
-        console.print(f"waiting: {row['id']}  {row['kind']}  {row['proposal']}  by {row['proposed_by']}", markup=False)
+        shown = {k: v for k, v in row["proposal"].items() if k != "digest"}
+        console.print(f"waiting: {row['id']}  {row['kind']}  {shown}  by {row['proposed_by']}, approved by {row['approved_by']}", markup=False)
 
 
 @operator_app.command("disable")
@@ -87,20 +83,28 @@ def outcomes_cap(
     secret: Secret,
 ) -> None:
     """Propose another cap for one privacy budget. Another operator must approve it."""
-    found = _as_owner(lambda database: privacy_caps.propose_cap(database, population, quarter, scope, epsilon, operator, secret, _now()))
-    console.print(f"Proposed as {found}. Another operator approves it: ipt operator approve {found} --operator <name>")
+    _tell_proposed(_as_owner(lambda database: privacy_caps.propose_cap(database, population, quarter, scope, epsilon, operator, secret, _now())))
 
 
 @outcomes_app.command("join")
-def outcomes_join(partner: UUID, patients: Annotated[int, typer.Argument(min=1, help="Patients a year, as the contract declares")]) -> None:
-    """Let a partner join the network of its kind, from the next freeze on. The declared size decides whether there are enough, never a count."""
-    _as_owner(lambda database: privacy_caps.join_network(database, partner, patients, _now()))
+def outcomes_join(
+    partner: UUID,
+    patients: Annotated[int, typer.Argument(min=1, help="Patients a year, as the contract declares")],
+    operator: Operator,
+    secret: Secret,
+) -> None:
+    """Propose that a partner joins the network of its kind. The declared size decides whether there are enough, never a count."""
+    _tell_proposed(_as_owner(lambda database: privacy_caps.propose_membership(database, partner, patients, operator, secret, _now())))
 
 
 @outcomes_app.command("leave")
-def outcomes_leave(partner: UUID) -> None:
-    """Let a partner leave the network, from the next freeze on. What was released stays."""
-    _as_owner(lambda database: privacy_caps.leave_network(database, partner))
+def outcomes_leave(partner: UUID, operator: Operator, secret: Secret) -> None:
+    """Propose that a partner leaves the network. What was released stays."""
+    _tell_proposed(_as_owner(lambda database: privacy_caps.propose_membership(database, partner, None, operator, secret, _now())))
+
+
+def _tell_proposed(proposal: UUID) -> None:
+    console.print(f"Proposed as {proposal}. Another operator approves it: ipt operator approve {proposal} --operator <name>")
 
 
 @outcomes_app.command("budgets")
@@ -112,27 +116,30 @@ def outcomes_budgets(population: Annotated[str, typer.Argument(help="A partner's
 
 
 @outcomes_app.command("freeze")
-def outcomes_freeze() -> None:
+def outcomes_freeze(
+    partner: Annotated[UUID | None, typer.Option(help="This partner at once, also within its first 14 days: its import is done")] = None,
+) -> None:
     """Freeze every quarter whose time has come and make the tables that wait, now: the worker does the same by itself."""
     settings = Settings()
     with database_for(settings, attach=True) as ready:
-        ring = read_keys(key_provider(ready))
-
-        async def done() -> tuple[int, int]:
-            database = _worker(ready)
-            journal = Journal(ready.journal_path, ring)
-            try:
-                await reconcile(database, journal, _now())
-                quarters = await freeze_quarters(database, ring, _now())
-                tables = 0
-                while made := await make_releases(database, journal, _now()):
-                    tables += made
-            finally:
-                await database.close()
-            return quarters, tables
-
-        quarters, tables = asyncio.run(done())
+        quarters, tables = asyncio.run(freeze_now(ready, partner))
     console.print(f"{quarters} quarters frozen, {tables} tables made.")
+
+
+async def freeze_now(ready: Settings, partner_id: UUID | None) -> tuple[int, int]:
+    """Freeze what is due (of one partner at once, when it is named), and make every table that waits; return how many of each."""
+    ring = read_keys(key_provider(ready))
+    database = _worker(ready)
+    journal = Journal(ready.journal_path, ring)
+    try:
+        await reconcile(database, journal, _now())
+        quarters = await (freeze_quarters(database, ring, _now()) if partner_id is None else freeze_partner(database, ring, partner_id, _now()))
+        tables = 0
+        while made := await make_releases(database, journal, _now()):
+            tables += made
+    finally:
+        await database.close()
+    return quarters, tables
 
 
 @outcomes_app.command("reconcile")
@@ -152,7 +159,7 @@ def outcomes_reconcile(
                 await database.close()
             owner = owner_of(ready)
             try:
-                return back, await privacy_caps.close_quarters(owner) if close else 0
+                return back, await privacy_caps.close_quarters(owner, _now()) if close else 0
             finally:
                 await owner.close()
 
@@ -176,6 +183,12 @@ def outcomes_trace(file: Path) -> None:
         raise typer.Exit(1)
 
 
+def cohort_for(ready: Settings, partner_id: UUID, patients: int, seed: int) -> Cohort:
+    """Return what is to be loaded into a partner of this database."""
+    url = ready.migration_database_url or ready.database_url or ""
+    return Cohort(url, key_provider(ready), partner_id, patients, seed, _now().date())
+
+
 def cohort(
     patients: Annotated[int, typer.Option(min=1, max=LARGEST_COHORT, help="How many made-up people, one course each")] = 1_000,
     seed: Annotated[int, typer.Option(min=0, help="The same seed makes the same people")] = 1,
@@ -193,22 +206,16 @@ def cohort(
             try:
                 partner_id = partner
                 if partner_id is None:
-                    setting = {
-                        "risk_responder": "duty@sandbox.example",
-                        "secondary_responder": None,
-                        "crisis_text": CRISIS_TEXT,
-                        "classifier_on": True,
-                    }
-                    partner_id = await operators.register_partner(owner, f"Cohort {seed}", "sandbox", setting, _now())
+                    partner_id = await operators.register_partner(owner, f"Cohort {seed}", "sandbox", SETTING, _now())
                     made = await operators.register_client(owner, partner_id, "analyst", sorted(SCOPES), _now())
             finally:
                 await owner.close()
-            url = ready.migration_database_url or ready.database_url or ""
-            await load_cohort(Cohort(url, key_provider(ready), partner_id, patients, seed, _now().date()), console, _now())
+            await load_cohort(cohort_for(ready, partner_id, patients, seed), console, _now())
+            await freeze_now(ready, partner_id)
             return partner_id, made
 
         partner_id, made = asyncio.run(done())
     console.print(f"{patients} made-up courses are in partner {partner_id}.")
     if made is not None:
         console.print(f"client_id      {made[0]}\nclient_secret  {made[1]}")
-    console.print("Their quarters are frozen within five minutes by the worker, or now: ipt outcomes freeze")
+    console.print("Their quarters are frozen, and the standard pack of each is released: GET /v1/outcomes/tables")

@@ -1,12 +1,12 @@
 """Extracts: ordered by a client under an agreement, approved by two people, made by the worker, fetched once by a link, gone after a day."""
 
-import asyncio
 import base64
 import hashlib
 import hmac
 import math
 import os
 import secrets
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 from app.actions.visit import Visit
 from app.domain.anonymity import PROFILES, Generalised, KUnreachable, generalise
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
-from app.domain.outcome_facts import NOT_RECORDED, WEEKS
+from app.domain.outcome_facts import NOT_RECORDED
 from app.domain.outcome_tables import PeriodOpen, schema_version
 from app.domain.quarters import Quarter, frozen_by
 from app.keys.cipher import KeyRing
@@ -46,15 +46,16 @@ MOST_BYTES = 64 * 1024 * 1024
 FEWEST_CANARIES, RECORDS_PER_CANARY = 3, 500
 ID_LETTERS = 26
 PURPOSES = ("service_evaluation", "quality_improvement", "research", "commissioning")
-COLUMNS = (
-    *("extract_pid", "period", "age", "sex", "protocol", "modality", "sessions_band", "area", "outcome_band", "remission"),
-    *(f"phq9_week_{week}" for week in WEEKS),
-)
+COLUMNS = ("extract_pid", "period", "age", "sex", "protocol", "modality", "sessions_band", "area", "severity_at_start", "outcome_band", "remission")
 LABEL = "De-identified records about persons. Not anonymous: linking, re-identifying or passing on is forbidden by the agreement."
 
 
 class ApprovedAlready(Conflict):
     """This person has approved the extract already: it needs two different ones."""
+
+
+class OwnOrder(Forbidden):
+    """An extract is approved through another app than the one that ordered it."""
 
 
 class ExtractNotWaiting(Conflict):
@@ -120,16 +121,21 @@ async def list_awaiting(visit: Visit, after: Sequence[Any] | None, limit: int) -
 
 
 async def approve_extract(visit: Visit, extract_id: UUID) -> Row:
-    """Approve an order as a person; the second person's approval puts it to work. Raises ClinicianOnly, NotFound, ApprovedAlready, ExtractNotWaiting."""
+    """Approve an order as a person; the second person's approval puts it to work.
+
+    Raises ClinicianOnly, NotFound, OwnOrder, ApprovedAlready, ExtractNotWaiting.
+    """
     person = str(visit.clinician())
     row = await find_extract(visit.connection, extract_id, None, lock=True)
     if row is None:
         raise NotFound
+    if row["client_id"] == visit.caller.client_id:
+        raise OwnOrder
     if any(a["clinician_id"] == person for a in row["approvals"]):
         raise ApprovedAlready
     if row["status"] != "awaiting_approval":
         raise ExtractNotWaiting
-    approvals = [*row["approvals"], {"clinician_id": person, "at": visit.now.isoformat()}]
+    approvals = [*row["approvals"], {"clinician_id": person, "client_id": visit.caller.client_id, "at": visit.now.isoformat()}]
     values: dict[str, Any] = {"approvals": approvals}
     if len(approvals) >= APPROVALS_NEEDED:
         values |= {"status": "ordered", "decided_at": visit.now}
@@ -178,22 +184,34 @@ def _place(partner_id: UUID, extract_id: UUID, part: int) -> str:
     return f"{partner_id}|outcome_file|{extract_id}|{part}"
 
 
-async def make_extract(connection: Connection, ring: KeyRing, extract_id: UUID, now: datetime) -> bool:
-    """Make an extract that two people approved; the caller commits. False when it does not wait to be made (cancelled, or made)."""
+async def gather_extract(connection: Connection, extract_id: UUID) -> tuple[Row, list[Row]] | None:
+    """Return an approved order and the facts it asks for; None when it does not wait to be made."""
+    row = await find_extract(connection, extract_id, None)
+    if row is None or row["status"] != "ordered":
+        return None
+    return row, await records(connection, row["order"]["quarters"])
+
+
+def make_extract(row: Row, facts: Sequence[Row], ring: KeyRing, now: datetime) -> tuple[bytes, dict[str, Any]] | str:
+    """Return the archive of an extract and its manifest, or the name of what stands in the way. Takes seconds, and touches no database."""
+    try:
+        return _made(facts, row, ring, now)
+    except (KUnreachable, ExtractTooLarge) as refused:
+        return type(refused).__name__
+
+
+async def keep_extract(connection: Connection, ring: KeyRing, extract_id: UUID, made: tuple[bytes, dict[str, Any]] | str, now: datetime) -> bool:
+    """Keep what was made, sealed; False when the order was cancelled meanwhile. The caller commits."""
     row = await find_extract(connection, extract_id, None, lock=True)
     if row is None or row["status"] != "ordered":
         return False
-    facts = await records(connection, row["order"]["quarters"])
-    partner_id = row["partner_id"]
-    try:
-        data, manifest = await asyncio.to_thread(_made, facts, row, ring, now)
-    except (KUnreachable, ExtractTooLarge) as refused:
-        await update_extract(connection, extract_id, {"status": "failed", "failure": type(refused).__name__, "ready_at": now})
+    if isinstance(made, str):
+        await update_extract(connection, extract_id, {"status": "failed", "failure": made, "ready_at": now})
         return True
+    data, manifest = made
     parts = [data[n : n + PART_BYTES] for n in range(0, len(data), PART_BYTES)]
-    await add_parts(connection, extract_id, [ring.seal(part, _place(partner_id, extract_id, n)) for n, part in enumerate(parts)])
-    values = {"status": "ready", "manifest": manifest, "ready_at": now, "expires_at": now + KEPT_FOR}
-    await update_extract(connection, extract_id, values)
+    await add_parts(connection, extract_id, [ring.seal(part, _place(row["partner_id"], extract_id, n)) for n, part in enumerate(parts)])
+    await update_extract(connection, extract_id, {"status": "ready", "manifest": manifest, "ready_at": now, "expires_at": now + KEPT_FOR})
     return True
 
 
@@ -205,7 +223,7 @@ def _made(facts: Sequence[Row], row: Row, ring: KeyRing, now: datetime) -> tuple
     """Return the archive and its manifest. The key of the pseudonyms lives in this call alone."""
     chance = secrets.SystemRandom()
     key = os.urandom(32)
-    first_of = {f["patient_id"]: f for f in reversed(facts)}  # one record a person: of the earliest quarter
+    first_of = {f["person_id"]: f for f in reversed(facts)}  # one record a person: of the earliest quarter
     sampled = [_record(f, key) for f in first_of.values() if chance.random() < SAMPLED]
     found = generalise(sampled, PROFILES[row["profile"]])
     canaries = _canaries(found, ring, row["partner_id"], row["id"], chance)
@@ -229,10 +247,10 @@ def _record(fact: Row, key: bytes) -> dict[str, Any]:
         if fact["deteriorated_phq9"]
         else "no_reliable_change"
     )
-    weekly = dict(zip((f"phq9_week_{week}" for week in WEEKS), (b or NOT_RECORDED for b in fact["weekly"]), strict=True))
     same = {name: fact[name] for name in ("sex", "protocol", "modality", "sessions_band", "area")}
     own = {"extract_pid": _letters(digest), "period": fact["quarter"], "age": fact["age_decade"], "outcome_band": band}
-    return own | same | weekly | {"remission": bool(fact["remitted"]) if fact["paired_phq9"] else None}
+    severity = {"severity_at_start": fact["severity_at_start"] or NOT_RECORDED}
+    return own | same | severity | {"remission": bool(fact["remitted"]) if fact["paired_phq9"] else None}
 
 
 def _letters(digest: bytes) -> str:
@@ -251,13 +269,16 @@ def canaries_for(records_there: int) -> int:
 
 
 def _canaries(found: Generalised, ring: KeyRing, partner_id: UUID, extract_id: UUID, chance: secrets.SystemRandom) -> list[dict[str, Any]]:
-    """Return made-up records: each stands in a class that is there, with what it hides taken from another record of that class."""
+    """Return made-up records: each stands in a class that is there, and what is secret in it comes from different records of that class."""
     names = tuple(found.levels)
+    classes: dict[tuple[Any, ...], list[Mapping[str, Any]]] = defaultdict(list)
+    for record in found.records:
+        classes[tuple(record[n] for n in names)].append(record)
     made = []
     for pid in canary_ids(ring, partner_id, extract_id, canaries_for(len(found.records))):
         one = chance.choice(found.records)
-        same = [r for r in found.records if all(r[n] == one[n] for n in names)]
-        made.append({**chance.choice(same), "extract_pid": pid})
+        same = classes[tuple(one[n] for n in names)]
+        made.append({name: one[name] if name in names else chance.choice(same)[name] for name in COLUMNS} | {"extract_pid": pid})
     return made
 
 

@@ -40,7 +40,9 @@ async def open_quarter(
 async def freeze_quarter(connection: Connection, quarter: Quarter, now: datetime) -> int | None:
     """Freeze a quarter of the partner that the connection is confined to; return how many facts, None when it was frozen before.
 
-    What was recorded too late for an earlier quarter goes into this one, when it is the newest: an earlier one is never made anew.
+    A course whose end was recorded too late for an earlier quarter goes into this one, when it is the newest: an earlier one is never made anew.
+    Scores and follow-ups that come after the freeze are not counted any more. A fact carries the registration that the course is of; that one
+    person gives one is held here, and where several registrations are found to be one person later, where facts are counted.
     """
     partner_id = connection.partner_id
     assert partner_id is not None
@@ -72,7 +74,7 @@ async def _facts(connection: Connection, quarter: Quarter, kind: str, people: Se
         if row["person_id"] in facts or (kind != "end" and not is_adult(course.age)):
             continue
         made = fact_of(course) if kind == "end" else follow_up_fact(describe(course), row["total"])
-        placed = {"quarter": str(quarter), "kind": kind, "patient_id": row["person_id"], "episode_id": row["id"]}
+        placed = {"quarter": str(quarter), "kind": kind, "patient_id": row["patient_id"], "episode_id": row["id"]}
         facts[row["person_id"]] = placed | made
     return list(facts.values())
 

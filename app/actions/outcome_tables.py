@@ -1,7 +1,8 @@
 """Anonymised tables as a consumer meets them: what can be asked, asking, reading. Facts cannot be read from here: the worker alone counts them.
 
 A consumer is a client. Its first question for a table is charged to its own budget; the first question of anybody for it to the population's,
-in the same transaction. What comes back is shown two seconds later, whether it had to be made or was there: nobody learns what others asked.
+in the same transaction. What comes back is shown two seconds later, whether it had to be made or was there: its time tells nothing. (What is
+left of a data set's budget does tell that somebody has asked something.)
 """
 
 from collections.abc import Mapping
@@ -111,6 +112,10 @@ async def read_table(visit: Visit, table_id: UUID) -> dict[str, Any]:
     return described(release, visit.now)
 
 
+def _listed(release: Row, now: datetime) -> dict[str, Any]:
+    return {k: v for k, v in described(release, now).items() if k not in {"mechanism", "cells"}}
+
+
 def is_ready(release: Row, now: datetime) -> bool:
     """Tell whether a release is shown: it was made, and two seconds have passed since this consumer asked."""
     if release["released_at"] is None:
@@ -180,7 +185,7 @@ async def read_offer(visit: Visit) -> dict[str, Any]:
         {"period": q, "micro_epsilon_left": CONSUMER_CAP if (b := left.get((visit.caller.partner_id, q, consumer))) is None else _left(b)}
         for q in reversed(quarters)
     ]
-    return {"periods": periods, "consumer": own, "tables": [described(r, visit.now) for r in released]}
+    return {"periods": periods, "consumer": own, "tables": [_listed(r, visit.now) for r in released]}
 
 
 def _left(budget: Mapping[str, Any] | None) -> int:

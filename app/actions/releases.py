@@ -7,7 +7,7 @@ had been shown is shown again, the same numbers, and is paid for. Without it a s
 import hmac
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -34,42 +34,92 @@ class Journal:
     def __init__(self, path: Path, ring: KeyRing) -> None:
         self.path = path
         self._key = ring.derived("release journal")
+        self._read = 0
+        self._newest: dict[tuple[str, str], dict[str, Any]] = {}
 
     def write(self, line: dict[str, Any]) -> None:
-        """Add a line and return when it is on the disk."""
+        """Add a line and return when it is on the disk. Raises OSError when it cannot be written whole: then nothing is released."""
         plain = json.dumps(line, sort_keys=True, separators=(",", ":"))
-        entry = json.dumps([plain, self._code(plain)]) + "\n"
+        entry = f"\n{json.dumps([plain, self._code(plain)])}\n".encode()  # begins a line of its own, whatever a killed writer has left
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        try:
-            os.write(descriptor, entry.encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        is_new = not self.path.exists()
+        _append(self.path, entry)
+        if is_new:
+            _sync(self.path.parent)
 
-    def lines(self) -> Iterator[dict[str, Any]]:
-        """Return the lines that this service wrote, the oldest first; half a line, or another's, is passed over."""
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the newest line of each question. Of two the later one stands: the earlier was never committed, so nobody has seen it."""
+        self._read_on()
+        return list(self._newest.values())
+
+    def find(self, population: UUID, key: bytes) -> dict[str, Any] | None:
+        """Return what was written down for a question, or None."""
+        self._read_on()
+        return self._newest.get((str(population), key.hex()))
+
+    def _read_on(self) -> None:
+        """Read what was added since; half a line, or another's, is passed over."""
         if not self.path.exists():
             return
-        for entry in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                plain, code = json.loads(entry)
-            except ValueError:
-                continue
-            if isinstance(plain, str) and isinstance(code, str) and hmac.compare_digest(code, self._code(plain)):
-                yield json.loads(plain)
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            added = file.read()
+        whole, _, _ = added.rpartition(b"\n")
+        self._read += len(whole)
+        for entry in whole.splitlines():
+            line = self._opened(entry)
+            if line is not None:
+                self._newest[line["population"], line["release_key"]] = line
+
+    def _opened(self, entry: bytes) -> dict[str, Any] | None:
+        try:
+            plain, code = json.loads(entry)
+            if hmac.compare_digest(code, self._code(plain)):
+                return dict(json.loads(plain))
+        except (ValueError, TypeError, AttributeError):
+            pass
+        return None
 
     def _code(self, plain: str) -> str:
         return hmac.digest(self._key, plain.encode(), "sha256").hex()
 
 
+def _append(path: Path, entry: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    try:
+        if os.write(descriptor, entry) != len(entry):
+            message = f"{path} cannot be written whole."
+            raise OSError(message)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+DRAWN = ("noisy", "accuracy", "mechanism")
+
+
 async def make_release(connection: Connection, open_for: Confined, population: UUID, release_id: UUID, journal: Journal, now: datetime) -> bool:
-    """Make a release that was ordered: count, add noise, write it down. False when it is made already. The caller commits."""
+    """Make a release that was ordered: count, add noise, write it down. False when it is made already. The caller commits.
+
+    What the journal has of the question is taken as it is: a database that went back in time draws no second noise over the same people.
+    """
     release = await hold_release(connection, population, release_id)
     if release is None or release["released_at"] is not None:
         return False
-    values = await _draw(open_for, question_of(release), await _members(connection, population, release))
-    journal.write(_line(population, release | values))
+    drawn = journal.find(population, release["release_key"])
+    if drawn is not None:
+        values = {name: drawn[name] for name in DRAWN}
+    else:
+        values = await _draw(open_for, question_of(release), await _members(connection, population, release))
+        journal.write(_line(population, release | values))
     await finish_release(connection, population, release_id, values | {"released_at": now})
     return True
 
@@ -102,7 +152,7 @@ async def _draw(open_for: Confined, question: Question, members: Iterable[UUID])
 
 
 def _line(population: UUID, release: Row) -> dict[str, Any]:
-    kept = ("quarter", "question", "micro_epsilon", "standard", "noisy", "accuracy", "mechanism")
+    kept = ("quarter", "question", "micro_epsilon", "standard", *DRAWN)
     own = {"population": str(population), "id": str(release["id"]), "release_key": release["release_key"].hex()}
     return own | {name: release[name] for name in kept} | {"ordered_at": release["ordered_at"].isoformat()}
 
@@ -137,7 +187,7 @@ async def replay(connection: Connection, line: dict[str, Any], now: datetime) ->
     if there is None:
         await add_release(connection, population, values)
         there = values
-    await finish_release(connection, population, there["id"], {n: line[n] for n in ("noisy", "accuracy", "mechanism")} | {"released_at": now})
+    await finish_release(connection, population, there["id"], {n: line[n] for n in DRAWN} | {"released_at": now})
     question = question_of(there)
     scope = question.family.scope
     if await add_spend(connection, population, there, scope, line["micro_epsilon"], now):

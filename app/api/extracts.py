@@ -46,6 +46,7 @@ class ApprovalOut(Out):
     """Who approved, and when."""
 
     clinician_id: UUID
+    client_id: str
     at: Moment
 
 
@@ -123,7 +124,7 @@ async def read_outcome_extract(call: Annotated[Call, needs("outcomes:extract")],
 
 @router.post("/{extract_id}/approvals", status_code=201, response_model=ExtractOut)
 async def approve_outcome_extract(call: Annotated[Call, needs("outcomes:approve")], extract_id: UUID) -> Row:
-    """Approve an extract as a person: it is made once a second, different one has approved, too."""
+    """Approve an extract as a person, through another app than the one that ordered it: it is made once a second person has approved, too."""
     return await approve_extract(call.visit, extract_id)
 
 

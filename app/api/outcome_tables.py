@@ -61,7 +61,9 @@ class MeasureOut(Out):
     unit: str = Field(description="persons (rounded to 5), share (0 to 1), points")
     value: float | None
     suppressed: bool
-    accuracy_95: float | None = Field(description="With at least 95 %, noise and rounding moved the true figure by no more than this")
+    accuracy_95: float | None = Field(
+        description="Over all cells, shown or not, noise and rounding move at least 95 % of true figures by no more than this; a very small cell that noise lifts above 11 is off by more"
+    )
 
 
 class CellOut(Out):
@@ -71,8 +73,8 @@ class CellOut(Out):
     measures: list[MeasureOut]
 
 
-class TableOut(Out):
-    """A table. Once it is ready it never changes: the same bytes for everybody who asks the same."""
+class TableListed(Out):
+    """A table, without its numbers."""
 
     id: UUID
     status: str = Field(description="ordered, then ready")
@@ -84,6 +86,11 @@ class TableOut(Out):
     micro_epsilon: int
     standard: bool = Field(description="Part of the standard quarterly pack, which is free for everyone")
     ready_at: Moment | None = Field(description="While it is ordered: when to read it again")
+
+
+class TableOut(TableListed):
+    """A table. Once it is ready it never changes: the same bytes for everybody who asks the same."""
+
     mechanism: dict[str, Any] | None = Field(description="The noise: distribution, scales, sensitivity, library")
     cells: list[CellOut] | None
 
@@ -123,7 +130,7 @@ class Offer(Out):
     epsilons: list[float]
     periods: list[PeriodOut]
     consumer: list[OwnBudget]
-    tables: list[TableOut] = Field(description="What this client may read at no cost: the standard pack, and what it has asked for")
+    tables: list[TableListed] = Field(description="What this client may read at no cost: the standard pack, and what it has asked for")
 
 
 @router.get("/tables", response_model=Offer)

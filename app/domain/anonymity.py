@@ -60,6 +60,10 @@ def _adult_or_teen(protocol: str) -> str:
     return "adolescent" if protocol in {"IPT-A", "IPT-A-UK", "FB-IPT", "IPT-AST"} else "adult"
 
 
+def _caseness(band: str) -> str:
+    return band if band == "not_recorded" else "no_case" if band in {"minimal", "mild"} else "case"
+
+
 LADDERS: Mapping[str, tuple[Level, ...]] = {
     "age": (_same, _age_by_twenty, _age_by_majority, _any),
     "sex": (_same, _any),
@@ -69,6 +73,7 @@ LADDERS: Mapping[str, tuple[Level, ...]] = {
     "sessions_band": (_same, _sessions_in_two, _any),
     "area": (_same, _any),
     "outcome_band": (_same, _any),
+    "severity_at_start": (_same, _caseness, _any),
 }
 """How each column is made coarser, step by step."""
 
@@ -86,11 +91,14 @@ class Profile:
 PROFILES = {
     # HIPAA Safe Harbor, 45 CFR 164.514(b)(2): no date finer than the year; 90 and over in one category
     "safe_harbor": Profile(
-        "safe_harbor", ("age", "sex", "period", "protocol", "modality", "sessions_band"), {"period": 2}, ("area", "outcome_band", "remission")
+        "safe_harbor",
+        ("age", "sex", "period", "protocol", "modality", "sessions_band"),
+        {"period": 2},
+        ("area", "severity_at_start", "outcome_band", "remission"),
     ),
     # HIPAA Expert Determination, 164.514(b)(1): an expert signs that the risk is very small; an attacker who knows the course, too, is provided for
     "expert": Profile(
-        "expert", ("age", "sex", "period", "protocol", "modality", "sessions_band", "area", "outcome_band"), {}, ("phq9_week_0", "remission")
+        "expert", ("age", "sex", "period", "protocol", "modality", "sessions_band", "area", "severity_at_start", "outcome_band"), {}, ("remission",)
     ),
 }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date
 from typing import Any, TypeVar
 
 from app.domain.instruments import ADULT_AGE, instrument, is_adult
@@ -12,8 +12,6 @@ from app.domain.scoring import Score, band_of
 
 NOT_RECORDED, OWN_PROTOCOL = "not_recorded", "own_protocol"
 REMOTE_SHARE = 0.8  # own design: four of five
-WEEKS = (0, 4, 8, 12, 16)  # own design: the weeks whose severity an extract shows
-NEAR = timedelta(days=10)  # own design: how far from that week a score may lie
 AGE_BANDS = ((18, "under_18"), (26, "18_to_25"), (41, "26_to_40"), (65, "41_to_64"))
 SESSION_BANDS = ((4, "1_to_3"), (8, "4_to_7"), (13, "8_to_12"))
 OLDEST_DECADE = 90  # Source: HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C): 90 and over are one category
@@ -122,7 +120,7 @@ def _measured(course: EndedCourse, pairs: Mapping[str, Pair], *, adult: bool, fi
         "change_phq9": _change(phq9),
         "change_gad7": _change(pairs.get("GAD-7")),
         "recovered_within": _recovered_within(course, phq9) if assessable and phq9 is not None else None,
-        "weekly": _weekly(course),
+        "severity_at_start": None if phq9 is None else band_of(instrument("PHQ-9"), phq9.first.total),
     }
 
 
@@ -139,20 +137,6 @@ def _recovered_within(course: EndedCourse, pair: Pair) -> str | None:
     well = [d for d, s in course.scores["PHQ-9"] if s.total is not None and s.total < caseness and d > days[0]]
     first = next((d for d in well if course.last_day is None or d <= course.last_day), None)
     return "not_recovered" if first is None else session_band(sum(day <= first for day in days))
-
-
-def _weekly(course: EndedCourse) -> list[str | None]:
-    """Return the band of the PHQ-9 nearest to each of `WEEKS` after the first session; None where there is none near."""
-    start, questionnaire = course.held[0][0], instrument("PHQ-9")
-    scored = [
-        (day, s.total) for day, s in course.scores.get("PHQ-9", ()) if s.total is not None and (course.last_day is None or day <= course.last_day)
-    ]
-    bands: list[str | None] = []
-    for week in WEEKS:
-        wanted = start + timedelta(weeks=week)
-        near = [(abs(day - wanted), total) for day, total in scored if abs(day - wanted) <= NEAR]
-        bands.append(band_of(questionnaire, min(near, key=lambda n: n[0])[1]) if near else None)
-    return bands
 
 
 def not_counted(merged: Mapping[P, P], hidden: Iterable[P], withdrawn: Iterable[P], facts: Iterable[P]) -> set[P]:

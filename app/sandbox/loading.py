@@ -1,10 +1,12 @@
-"""The sandbox of `make run`: one partner, one client, and the four courses, played through the API itself."""
+"""The sandbox of `make run`: a partner with the four courses, played through the API itself, and one with a synthetic cohort for an analyst."""
 
 import json
 import os
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import httpx
 from fastapi import FastAPI
@@ -13,27 +15,33 @@ from rich.progress import Progress
 
 from app.actions.operators import list_partners, register_client, register_partner
 from app.api.request import SCOPES
+from app.sandbox.cohort_loading import Cohort, load_cohort
 from app.sandbox.courses.every import COURSES
+from app.sandbox.partner import SETTING
 from app.sandbox.player import Playing
 from app.sandbox.vendor import Vendor
 from app.store.database import Database
 
-CRISIS_TEXT = {
-    "default": "This is a sandbox. In a real service your crisis contacts stand here.",
-    "es": "Esto es un entorno de pruebas. En un servicio real figuran aquí sus contactos de crisis.",
-}
+COHORT = 2_000
+ANALYST = ["outcomes:approve", "outcomes:extract", "outcomes:read"]
 
 
-async def prepare_sandbox(app: FastAPI, owner: Database, file: Path, base_url: str, console: Console) -> dict[str, Any]:
-    """Return the sandbox's particulars; make partner, client and caseload the first time. Written last: half of one is made anew."""
+async def prepare_sandbox(
+    app: FastAPI, owner: Database, file: Path, base_url: str, console: Console, cohort_of: Callable[[UUID, int], Cohort]
+) -> dict[str, Any]:
+    """Return the sandbox's particulars; make partners, clients and caseloads the first time. Written last: half of one is made anew."""
     try:
         known: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))  # noqa: ASYNC240 - a small file, before anything is served
     except (OSError, ValueError):
         known = {}
     try:
         if known and await _still_there(owner, known):
-            return _write(file, {**known, "base_url": base_url, "token_url": f"{base_url}/oauth/token"})
-        return _write(file, await _make(app, owner, base_url, console))
+            found = {**known, "base_url": base_url, "token_url": f"{base_url}/oauth/token"}
+        else:
+            found = await _make(app, owner, base_url, console)
+        if "analyst" not in found:
+            found["analyst"] = await _make_cohort(owner, console, cohort_of)
+        return _write(file, found)
     finally:
         await owner.close()
 
@@ -42,10 +50,18 @@ async def _still_there(owner: Database, known: dict[str, Any]) -> bool:
     return known["partner_id"] in {str(p["partner_id"]) for p in await list_partners(owner)}
 
 
+async def _make_cohort(owner: Database, console: Console, cohort_of: Callable[[UUID, int], Cohort]) -> dict[str, Any]:
+    """Make a second sandbox partner with a synthetic cohort; return its analyst's credentials."""
+    now = datetime.now(UTC)
+    partner_id = await register_partner(owner, "Sandbox cohort", "sandbox", SETTING, now)
+    client_id, secret = await register_client(owner, partner_id, "analyst", ANALYST, now)
+    await load_cohort(cohort_of(partner_id, COHORT), console, now)
+    return {"partner_id": str(partner_id), "client_id": client_id, "client_secret": secret}
+
+
 async def _make(app: FastAPI, owner: Database, base_url: str, console: Console) -> dict[str, Any]:
     now = datetime.now(UTC)
-    setting = {"risk_responder": "duty@sandbox.example", "secondary_responder": None, "crisis_text": CRISIS_TEXT, "classifier_on": True}
-    partner_id = await register_partner(owner, "Sandbox", "sandbox", setting, now)
+    partner_id = await register_partner(owner, "Sandbox", "sandbox", SETTING, now)
     client_id, secret = await register_client(owner, partner_id, "sandbox-backend", sorted(SCOPES), now)
     episodes = []
     with Progress(console=console, transient=True) as progress:
@@ -81,7 +97,7 @@ def _write(file: Path, sandbox: dict[str, Any]) -> dict[str, Any]:
 def announcement(sandbox: dict[str, Any]) -> str:
     """Return what a newcomer reads: the address, the credentials, and a first request to paste."""
     episode = sandbox["episode_ids"][0]
-    base = sandbox["base_url"]
+    base, analyst = sandbox["base_url"], sandbox["analyst"]
     return f"""
 Serving on {base}    documentation: {base}/docs
 
@@ -94,6 +110,12 @@ A first request to paste:
 TOKEN=$(curl -s -u '{sandbox["client_id"]}:{sandbox["client_secret"]}' -d grant_type=client_credentials \\
   {sandbox["token_url"]} | python3 -c 'import json,sys; print(json.load(sys.stdin)["access_token"])')
 curl -s -H "Authorization: Bearer $TOKEN" {base}/v1/episodes/{episode}/phase | python3 -m json.tool
+
+Anonymised outcomes of {COHORT:,} made-up courses:
+
+ANALYST=$(curl -s -u '{analyst["client_id"]}:{analyst["client_secret"]}' -d grant_type=client_credentials -d scope=outcomes:read \\
+  {sandbox["token_url"]} | python3 -c 'import json,sys; print(json.load(sys.stdin)["access_token"])')
+curl -s -H "Authorization: Bearer $ANALYST" {base}/v1/outcomes/tables | python3 -m json.tool
 
 A whole course, played live: make demo        Stop: Ctrl-C
 """

@@ -3,13 +3,14 @@
 Only the worker's role can read facts. What is counted never leaves this process without noise.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.domain.lifecycle import ENDED
 from app.domain.outcome_facts import not_counted
@@ -45,7 +46,18 @@ def _ended(connection: Connection) -> tuple[Any, sa.Select[Any]]:
     e, p = episode, patient
     root = sa.func.coalesce(p.c.merged_into, p.c.id).label("person_id")
     whose = (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id)
-    columns = (e.c.id, e.c.status, e.c.ended_as, e.c.phase, e.c.protocol_code, e.c.age_at_referral, e.c.ended_at, p.c.sex, p.c.time_zone)
+    columns = (
+        e.c.id,
+        e.c.patient_id,
+        e.c.status,
+        e.c.ended_as,
+        e.c.phase,
+        e.c.protocol_code,
+        e.c.age_at_referral,
+        e.c.ended_at,
+        p.c.sex,
+        p.c.time_zone,
+    )
     query = sa.select(root, *columns).join(p, whose).where(own(connection, e), e.c.ended_at.is_not(None), e.c.status.in_(ENDED))
     return root, query.where(p.c.erased_at.is_(None), p.c.restricted_because.is_(None))
 
@@ -92,12 +104,9 @@ async def may_be_counted(connection: Connection, kind: str, person_ids: Sequence
         .order_by(c.c.decided_at, c.c.id)
     )
     given = {person_of[r["patient_id"]]: r["given"] for r in decisions}
-    counts = await connection.rows(
-        sa.select(f.c.patient_id, sa.func.count().label("number"))
-        .where(own(connection, f), f.c.patient_id.in_(person_ids), f.c.kind == kind)
-        .group_by(f.c.patient_id)
-    )
-    full = {r["patient_id"] for r in counts if r["number"] >= EPISODES_IN_A_LIFE}
+    counted = await connection.rows(sa.select(f.c.patient_id).where(own(connection, f), f.c.patient_id.in_(list(person_of)), f.c.kind == kind))
+    number = Counter(person_of[r["patient_id"]] for r in counted)
+    full = {person for person, facts in number.items() if facts >= EPISODES_IN_A_LIFE}
     return {person for person, yes in given.items() if yes} - held_back - full
 
 
@@ -133,34 +142,45 @@ async def add_facts(connection: Connection, rows: Sequence[Mapping[str, Any]]) -
         await connection.run_many(sa.insert(outcome_fact), [{**NOTHING, "partner_id": connection.partner_id, **row} for row in rows])
 
 
-async def left_out(connection: Connection, quarter: str, kind: str) -> list[UUID]:
-    """Return the patients whose frozen facts of a quarter are not counted now: what happened to them since the freeze decides (`not_counted`).
+async def left_out(connection: Connection, quarter: str, kind: str) -> tuple[list[UUID], dict[UUID, UUID]]:
+    """Return the registrations whose frozen facts of a quarter are not counted now (`not_counted`), and which registration is which person.
 
-    Plain statements, each by an index or in one pass: a planner that knows nothing of a partner cannot choose badly between them.
+    What happened since the freeze decides. Plain statements, each by an index or in one pass: a planner that knows nothing of a partner
+    cannot choose badly between them.
     """
     p, c, f, q = patient, consent, outcome_fact, outcome_quarter
     frozen_at = await connection.value(sa.select(q.c.frozen_at).where(q.c.partner_id == connection.partner_id, q.c.quarter == quarter))
     changed = sa.or_(p.c.merged_into.is_not(None), p.c.restricted_because.is_not(None), p.c.erased_at.is_not(None))
     people = await connection.rows(sa.select(p.c.id, p.c.merged_into, p.c.restricted_because, p.c.erased_at).where(own(connection, p), changed))
-    withdrawn = await connection.rows(
-        sa.select(c.c.patient_id).where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given, c.c.created_at > frozen_at).distinct()
-    )
     merged = {r["id"]: r["merged_into"] for r in people if r["merged_into"]}
-    several = [*merged, *merged.values()]
-    facts = await connection.rows(
-        sa.select(f.c.patient_id).where(own(connection, f), f.c.quarter == quarter, f.c.kind == kind, f.c.patient_id.in_(several))
-    )
     hidden = [r["id"] for r in people if r["restricted_because"] or r["erased_at"]]
-    return sorted(not_counted(merged, hidden, [r["patient_id"] for r in withdrawn], [r["patient_id"] for r in facts]))
+    several = f.c.patient_id == sa.any_(_ids([*merged, *merged.values()]))
+    facts = await connection.rows(sa.select(f.c.patient_id).where(own(connection, f), f.c.quarter == quarter, f.c.kind == kind, several))
+    refused = sa.select(c.c.patient_id).where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given)
+    decisions = await connection.rows(
+        sa.select(c.c.patient_id, c.c.given, c.c.created_at)
+        .where(own(connection, c), c.c.purpose == PURPOSE, c.c.patient_id.in_(refused))
+        .order_by(c.c.decided_at, c.c.id)
+    )
+    newest = {r["patient_id"]: r["given"] for r in decisions}
+    withdrawn = {r["patient_id"] for r in decisions if not r["given"] and r["created_at"] > frozen_at} | {
+        i for i, given in newest.items() if not given
+    }
+    return sorted(not_counted(merged, hidden, withdrawn, [r["patient_id"] for r in facts])), merged
+
+
+def _ids(ids: Sequence[UUID]) -> Any:
+    """Return ids as one array: a statement takes 32,767 parameters, and a partner may have more patients."""
+    return sa.cast(list(ids), ARRAY(sa.Uuid))
 
 
 async def exact_counts(connection: Connection, quarter: str, family: Family, dimensions: Sequence[str]) -> dict[tuple[str, ...], dict[str, int]]:
     """Return the exact components of each cell that has a fact. They are for noise alone."""
     f = outcome_fact
     by = [f.c[name] for name in dimensions]
-    out = await left_out(connection, quarter, family.fact)
+    out, _ = await left_out(connection, quarter, family.fact)
     query = sa.select(*by, *(_counted(c).label(f"component_{n}") for n, c in enumerate(family.components))).select_from(f)
-    query = query.where(own(connection, f), f.c.quarter == quarter, f.c.kind == family.fact, f.c.patient_id.not_in(out)).group_by(*by)
+    query = query.where(own(connection, f), f.c.quarter == quarter, f.c.kind == family.fact, f.c.patient_id != sa.all_(_ids(out))).group_by(*by)
     rows = await connection.rows(query)
     return {tuple(r[d] for d in dimensions): {c.name: int(r[f"component_{n}"]) for n, c in enumerate(family.components)} for r in rows}
 
@@ -178,10 +198,12 @@ def _counted(component: Component) -> Any:
 
 
 async def records(connection: Connection, quarters: Sequence[str]) -> list[Row]:
-    """Return the facts of ended courses of some quarters, the oldest quarter first, for an extract."""
+    """Return the facts of ended courses of some quarters, the oldest quarter first, each with its person, for an extract."""
     f, found = outcome_fact, []
     for quarter in quarters:
-        out = await left_out(connection, quarter, "end")
-        query = sa.select(f).where(own(connection, f), f.c.quarter == quarter, f.c.kind == "end", f.c.patient_id.not_in(out))
-        found += await connection.rows(query.order_by(f.c.patient_id))
+        out, merged = await left_out(connection, quarter, "end")
+        query = sa.select(f).where(own(connection, f), f.c.quarter == quarter, f.c.kind == "end", f.c.patient_id != sa.all_(_ids(out)))
+        found += [
+            row | {"person_id": merged.get(row["patient_id"], row["patient_id"])} for row in await connection.rows(query.order_by(f.c.patient_id))
+        ]
     return found

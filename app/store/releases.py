@@ -12,6 +12,7 @@ from uuid import UUID
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
+from app.domain.outcome_tables import HIGHEST_CAP
 from app.store.database import Connection, Row
 from app.store.tables.outcomes import outcome_budget, outcome_job, outcome_member, outcome_release, outcome_spend
 
@@ -49,7 +50,7 @@ async def raise_cap_to_spent(connection: Connection, population: UUID, quarter: 
     """Charge what was spent before and is not noted, and leave nothing: the cap becomes what is spent."""
     b = outcome_budget
     mine = (b.c.partner_id == population, b.c.quarter == quarter, b.c.scope == scope)
-    whole = b.c.spent + micro_epsilon
+    whole = sa.func.least(b.c.spent + micro_epsilon, HIGHEST_CAP)
     await connection.run(sa.update(b).where(*mine).values(spent=whole, cap=whole))
 
 
@@ -92,7 +93,7 @@ async def released_to(connection: Connection, populations: Sequence[UUID], scope
 
 
 async def all_released_to(connection: Connection, populations: Sequence[UUID], scope: str, quarters: Sequence[str]) -> list[Row]:
-    """Return every release of some quarters that a consumer may see, without its numbers."""
+    """Return every release of some quarters that a consumer may see."""
     r = outcome_release
     query = _asked(connection, scope).where(r.c.partner_id.in_(populations), r.c.quarter.in_(quarters))
     return await connection.rows(query.order_by(r.c.quarter.desc(), r.c.ordered_at, r.c.id))
@@ -110,18 +111,21 @@ async def add_job(connection: Connection, job_id: UUID, population: UUID, kind: 
     await connection.run(sa.insert(outcome_job).values(id=job_id, population=population, kind=kind, ordered_at=now))
 
 
-async def take_job(connection: Connection, kind: str, job_id: UUID | None = None) -> Row | None:
-    """Return the oldest job of a kind, or a certain one, locked; those that another worker holds are passed over."""
-    j = outcome_job
-    query = sa.select(j).where(j.c.kind == kind).order_by(j.c.ordered_at, j.c.id).limit(1)
-    query = query if job_id is None else query.where(j.c.id == job_id)
-    return await connection.first(query.with_for_update(skip_locked=True))
+async def take_job(connection: Connection, job_id: UUID) -> bool:
+    """Take a job, locked; False when it is gone, or another worker holds it."""
+    query = sa.select(outcome_job.c.id).where(outcome_job.c.id == job_id)
+    return await connection.first(query.with_for_update(skip_locked=True)) is not None
 
 
-async def jobs(connection: Connection, kind: str, limit: int) -> list[Row]:
-    """Return what is to be made, the oldest first."""
+async def jobs(connection: Connection, kind: str, limit: int, now: datetime) -> list[Row]:
+    """Return what is to be made, the oldest first; what was put off waits for its time."""
     j = outcome_job
-    return await connection.rows(sa.select(j).where(j.c.kind == kind).order_by(j.c.ordered_at, j.c.id).limit(limit))
+    return await connection.rows(sa.select(j).where(j.c.kind == kind, j.c.ordered_at <= now).order_by(j.c.ordered_at, j.c.id).limit(limit))
+
+
+async def put_off_job(connection: Connection, job_id: UUID, until: datetime) -> None:
+    """Let a job that failed wait behind the others."""
+    await connection.run(sa.update(outcome_job).where(outcome_job.c.id == job_id).values(ordered_at=until))
 
 
 async def remove_job(connection: Connection, job_id: UUID) -> None:

@@ -38,9 +38,9 @@ def upgrade() -> None:
         sa.Column("proposal", JSONB(none_as_null=True), nullable=False),
         sa.Column("proposed_by", sa.Text(), nullable=False),
         sa.Column("proposed_at", sa.TIMESTAMP(timezone=True), nullable=False),
-        sa.Column("approved_by", sa.Text(), nullable=True),
+        sa.Column("approved_by", JSONB(none_as_null=True), nullable=False),
         sa.Column("approved_at", sa.TIMESTAMP(timezone=True), nullable=True),
-        sa.CheckConstraint("kind IN ('cap', 'operator')", name=op.f("ck_operator_proposal_kind")),
+        sa.CheckConstraint("kind IN ('cap', 'operator', 'membership')", name=op.f("ck_operator_proposal_kind")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_operator_proposal")),
     )
     op.create_table(
@@ -149,6 +149,7 @@ def upgrade() -> None:
         sa.Column("age_decade", sa.Text(), nullable=True),
         sa.Column("ended_in", sa.Text(), nullable=True),
         sa.Column("recovered_within", sa.Text(), nullable=True),
+        sa.Column("severity_at_start", sa.Text(), nullable=True),
         sa.Column("completed", sa.Boolean(), nullable=True),
         sa.Column("remitted", sa.Boolean(), nullable=True),
         sa.Column("below_caseness", sa.Boolean(), nullable=True),
@@ -164,7 +165,6 @@ def upgrade() -> None:
         sa.Column("deteriorated_phq9", sa.Boolean(), nullable=True),
         sa.Column("change_phq9", sa.Integer(), nullable=True),
         sa.Column("change_gad7", sa.Integer(), nullable=True),
-        sa.Column("weekly", JSONB(none_as_null=True), nullable=True),
         sa.CheckConstraint("kind IN ('end', 'follow_up_3', 'follow_up_6')", name=op.f("ck_outcome_fact_kind")),
         sa.CheckConstraint("change_gad7 BETWEEN -21 AND 21", name=op.f("ck_outcome_fact_change_gad7")),
         sa.CheckConstraint("change_phq9 BETWEEN -27 AND 27", name=op.f("ck_outcome_fact_change_phq9")),

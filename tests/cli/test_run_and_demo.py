@@ -57,11 +57,14 @@ def test_run_serves_a_sandbox_whose_first_request_works_and_remembers_it(env):
             file = Path(env["IPT_HOME"]) / "sandbox.json"
             sandbox = json.loads(file.read_text())
             assert stat.S_IMODE(file.stat().st_mode) == 0o600
-            assert set(sandbox) == {"base_url", "token_url", "client_id", "client_secret", "scopes", "partner_id", "episode_ids"}
+            assert set(sandbox) == {"base_url", "token_url", "client_id", "client_secret", "scopes", "partner_id", "episode_ids", "analyst"}
             assert len(sandbox["episode_ids"]) == 4
-            script = shown[shown.index("TOKEN=") : shown.index("A whole course")]
+            script = shown[shown.index("TOKEN=") : shown.index("Anonymised outcomes")]
             answer = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
             assert json.loads(answer.stdout)["episode_id"] == sandbox["episode_ids"][0]
+            script = shown[shown.index("ANALYST=") : shown.index("A whole course")]
+            offer = json.loads(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout)
+            assert [t["status"] for t in offer["tables"]] == ["ready"] * 36, "the standard pack of twelve quarters"
             second = subprocess.run(
                 [sys.executable, "-m", "app.cli", "run"], env=env | {"IPT_PORT": "1"}, cwd=ROOT, capture_output=True, text=True, check=False
             )

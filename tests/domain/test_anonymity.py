@@ -19,7 +19,7 @@ VALUES = {
     "area": ["grief", "role_dispute", "role_transition", "not_recorded"],
     "outcome_band": ["reliable_improvement", "no_reliable_change", "reliable_deterioration"],
     "remission": ["True", "False"],
-    "phq9_week_0": ["mild", "moderate", "severe"],
+    "severity_at_start": ["minimal", "mild", "moderate", "severe", "not_recorded"],
 }
 
 

@@ -204,8 +204,9 @@ def test_ages_fall_into_their_bands(age, band, decade):
     assert (fact["age_band"], fact["age_decade"]) == (band, decade)
 
 
-def test_weeks_show_the_nearest_score_and_nothing_where_none_is_near():
-    assert fact_of(course(first=16, last=4))["weekly"] == ["moderately_severe", "mild", None, None, None]
+def test_severity_at_the_start_is_the_band_of_the_first_score():
+    assert fact_of(course(first=16, last=4))["severity_at_start"] == "moderately_severe"
+    assert fact_of(course(first=16, last=4, held=1))["severity_at_start"] is None
 
 
 def test_who_is_not_counted():

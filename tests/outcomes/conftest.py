@@ -46,7 +46,7 @@ DEFAULTS = {
     "remitted": False,
     "change_phq9": 5,
     "change_gad7": 4,
-    "weekly": '["moderate", "moderate", "mild", "mild", null]',
+    "severity_at_start": "moderate",
 }
 
 
@@ -184,8 +184,6 @@ class Population:
 
 
 def _type(column):
-    if column == "weekly":
-        return "jsonb"
     if column.startswith("change_"):
         return "int"
     return "bool" if isinstance(DEFAULTS.get(column, column == "below_caseness" or None), bool) else "text"

@@ -13,16 +13,19 @@ import zipfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 
+from app import releasing
 from app.actions.extracts import COLUMNS
 from app.domain.anonymity import LADDERS, PROFILES
 from app.domain.outcome_tables import dimensions
 from app.keys.provider import read_key_ring
 from app.releasing import clear_old_extracts, make_extracts
+from app.store.facts import records
 from tests.conftest import newest_partners_only
+from tests.driver import CLINICIAN, EXCHANGE
 from tests.outcomes.conftest import ATTACK, PERIOD, as_worker, later, periods
 
 ANALYST = Path(__file__).resolve().parents[2] / ".venv-analyst" / "bin" / "python"
@@ -61,9 +64,7 @@ def people(number, seed=1, *, odd=0):
     facts = [
         (
             n,
-            dict(zip(names, key[:6], strict=True))
-            | ({key[6]: True} if key[6] != "none" else {})
-            | {"remitted": key[7], "weekly": json.dumps([key[8], *[None] * 4])},
+            dict(zip(names, key[:6], strict=True)) | ({key[6]: True} if key[6] != "none" else {}) | {"remitted": key[7], "severity_at_start": key[8]},
         )
         for key, n in groups.items()
     ]
@@ -80,9 +81,17 @@ class Desk:
     def __init__(self, population):
         self.population, self.partner = population, population.partner
         self.token = population.new_token("outcomes:extract")
+        made = self.partner.post("/v1/clients", {"name": "board", "scopes": ["outcomes:approve", "token:exchange"]})
+        self.board = (made["client_id"], made["client_secret"])
 
     def approver(self):
-        return self.partner.clinician_token(self.partner.add_clinician()["id"], scope="outcomes:approve")
+        form = {
+            "grant_type": EXCHANGE,
+            "subject_token_type": CLINICIAN,
+            "scope": "outcomes:approve",
+            "subject_token": self.partner.add_clinician()["id"],
+        }
+        return self.partner.http.post("/oauth/token", data=form, auth=self.board).json()["access_token"]
 
     def order(self, **more):
         return self.partner.send("POST", "/v1/outcomes/extracts", order(**more), token=self.token)
@@ -136,6 +145,8 @@ def test_an_extract_is_made_when_two_different_people_have_approved_it(desk):
     assert desk.approve(extract_id, first).json()["status"] == "awaiting_approval"
     assert desk.approve(extract_id, first).json()["type"] == "/problems/approved-already"
     assert desk.make() == 0
+    own = desk.partner.clinician_token(desk.partner.add_clinician()["id"], scope="outcomes:approve")
+    assert desk.approve(extract_id, own).json()["type"] == "/problems/own-order", "whoever ordered mints no approvers"
     bare = desk.population.new_token("outcomes:approve")
     assert desk.approve(extract_id, bare).status_code == 403, "a client is nobody who could approve"
     assert desk.approve(extract_id).json()["status"] == "ordered"
@@ -158,6 +169,7 @@ def test_an_extract_is_made_when_two_different_people_have_approved_it(desk):
     assert len(rows) == manifest["records"]
     assert [r["extract_pid"] for r in rows] == sorted(r["extract_pid"] for r in rows)
     assert {r["period"] for r in rows} == {PERIOD[:4]}, "safe harbor: no date finer than the year"
+    assert len({tuple(v for n, v in r.items() if n != "extract_pid") for r in rows}) < 0.5 * len(rows), "records resemble each other as a whole"
     assert len(list(csv.DictReader(io.StringIO(files["outcomes.csv"].decode())))) == len(rows)
     plain = (files["outcomes.ndjson"] + files["outcomes.csv"]).decode()
     assert not re.search(r"\d{4}-\d\d-\d\d|T\d\d:\d\d|clinician", plain)
@@ -309,6 +321,46 @@ def test_one_person_is_one_record_however_many_courses(desk):
     manifest = found["manifest"]
     assert manifest["records"] - manifest["made_up_records"] <= 1_200
     assert manifest["periods"] == [periods()[-2], PERIOD]
+
+
+def test_registrations_that_are_one_person_give_one_record(desk):
+    desk.population.freeze(people(1_200))
+    ids = [
+        r["patient_id"]
+        for r in desk.population.ask_database("SELECT patient_id FROM outcome_fact WHERE partner_id = $1 ORDER BY patient_id", desk.population.id)
+    ]
+    for one, other in zip(ids[:100:2], ids[1:100:2], strict=True):
+        desk.population.ask_database("UPDATE patient SET merged_into = $3 WHERE partner_id = $1 AND id = $2", desk.population.id, other, one)
+    desk.population.freeze([], period=periods()[-2])
+    moved = "UPDATE outcome_fact SET quarter = $2 WHERE partner_id = $1 AND patient_id = ANY($3)"
+    desk.population.ask_database(moved, desk.population.id, periods()[-2], ids[1:100:2])
+    service = desk.population.service
+
+    async def job(database):
+        async with database.transaction(UUID(desk.population.id)) as connection:
+            return await records(connection, [periods()[-2], PERIOD])
+
+    found = as_worker(service, job)
+    assert len(found) == 1_200
+    assert len({r["person_id"] for r in found}) == 1_150
+
+
+def test_an_extract_that_is_cancelled_while_it_is_made_is_not_kept(desk, monkeypatch):
+    desk.population.freeze(people(1_200))
+    extract_id = desk.order().json()["id"]
+    for _ in range(2):
+        desk.approve(extract_id)
+    whole = releasing.make_extract
+
+    def slow(*arguments):
+        desk.partner.post(f"/v1/outcomes/extracts/{extract_id}/cancellation", {}, token=desk.token)
+        return whole(*arguments)
+
+    monkeypatch.setattr(releasing, "make_extract", slow)
+    assert desk.make() == 0
+    assert desk.read(extract_id)["status"] == "cancelled"
+    assert desk.population.ask_database("SELECT 1 FROM outcome_file WHERE extract_id = $1", extract_id) == []
+    assert desk.population.ask_database("SELECT 1 FROM outcome_job WHERE id = $1", extract_id) == []
 
 
 def test_a_leaked_copy_names_its_order(desk, tmp_path):

@@ -12,7 +12,7 @@ from app.actions.freezing import freeze_quarter
 from app.domain.outcome_tables import families
 from app.domain.quarters import Quarter, frozen_by, quarter_of
 from app.keys.provider import read_key_ring
-from app.releasing import freeze_quarters
+from app.releasing import freeze_partner, freeze_quarters
 from app.store.facts import exact_counts, records
 from tests.conftest import newest_partners_only
 from tests.driver import answers_by_number
@@ -68,12 +68,12 @@ class Course:
 
 
 @pytest.fixture
-def freeze(service, monkeypatch):
-    newest_partners_only(monkeypatch, "app.releasing", 2)
+def freeze(service, partner):
+    """Freeze the partner's quarters at once: its import is done."""
     ring = read_key_ring(service.settings.keys_path)
 
     def frozen(**more):
-        return as_worker(service, lambda database: freeze_quarters(database, ring, later(**more)))
+        return as_worker(service, lambda database: freeze_partner(database, ring, UUID(partner.partner_id), later(**more)))
 
     return frozen
 
@@ -179,7 +179,7 @@ def test_one_person_gives_one_fact_a_quarter_and_three_in_a_life(partner, freeze
 
 def test_a_frozen_quarter_is_never_made_anew_and_what_comes_late_goes_into_the_next(partner, freeze, facts, service, on_database):
     before = Course(partner)
-    assert freeze() >= 12
+    assert freeze() == 12
     assert freeze() == 0
     late = Course(partner)
     freeze()
@@ -190,6 +190,38 @@ def test_a_frozen_quarter_is_never_made_anew_and_what_comes_late_goes_into_the_n
     found = facts(partner)
     assert found[before.patient_id]["quarter"] == str(QUARTER)
     assert found[late.patient_id]["quarter"] == str(following)
+
+
+def test_a_new_partner_has_fourteen_days_for_its_import_before_the_worker_freezes(partner, facts, service, monkeypatch):
+    newest_partners_only(monkeypatch, "app.releasing", 1)
+    ring = read_key_ring(service.settings.keys_path)
+    course = Course(partner)
+    as_worker(service, lambda database: freeze_quarters(database, ring, later(days=13)))
+    assert facts(partner) == {}
+    as_worker(service, lambda database: freeze_quarters(database, ring, later(days=15)))
+    assert facts(partner)[course.patient_id]["quarter"] == str(QUARTER)
+
+
+def test_a_person_with_several_registrations_is_bound_by_three_in_all_and_a_split_loses_nobody(
+    partner, freeze, facts, service, upkept_once, database_url
+):
+    old = [Course(partner, ended=MIDDLE - timedelta(days=91 * back)) for back in (1, 2, 3)]
+    for one in old[1:]:
+        partner.post(f"/v1/patients/{old[0].patient_id}/duplicates", {"patient_id": one.patient_id})
+    freeze()
+    head, again = Course(partner), Course(partner)
+    partner.post(f"/v1/patients/{head.patient_id}/duplicates", {"patient_id": again.patient_id})
+    assert len(facts(partner)) == 3
+    freeze(seconds=(QUARTER.later(1).freezes - datetime.now(UTC)).total_seconds() + 60)
+    found = facts(partner)
+    assert len(found) == 4, "one of the two who are one, beside the three of the other"
+    assert {str(f["episode_id"]) for f in found.values()} <= {c.episode_id for c in (*old, head, again)}
+    of = next(c for c in (head, again) if c.patient_id in found)
+    assert str(found[of.patient_id]["episode_id"]) == of.episode_id, "a fact carries the registration that the course is of"
+    for one in (head, again):
+        partner.post(f"/v1/patients/{one.patient_id}/erasure", {"requested_by": "patient"})
+    upkept_once("erase_rows")
+    assert of.patient_id not in facts(partner)
 
 
 def test_two_workers_freeze_a_quarter_once(partner, facts, service):

@@ -19,13 +19,13 @@ from uuid import UUID
 import httpx
 import pytest
 
-from app.actions.privacy_caps import close_quarters, join_network
+from app.actions.privacy_caps import close_quarters
 from app.actions.releases import Journal
 from app.domain.outcome_tables import NETWORKS, STANDARD_PACK, dimensions, network_is_open
 from app.keys.provider import read_key_ring
 from app.launch import owner_of
-from app.releasing import freeze_quarters, reconcile
-from tests.conftest import Clock, Service, newest_partners_only, settings_of
+from app.releasing import freeze_networks, freeze_partner, reconcile
+from tests.conftest import Clock, Service, settings_of
 from tests.outcomes.conftest import ATTACK, PERIOD, SHOWN_AFTER, Population, as_worker, journal_of, later, periods, release, values_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -276,20 +276,67 @@ def move_to(population, service, url):
 async def _closed(settings):
     owner = owner_of(settings)
     try:
-        return await close_quarters(owner)
+        return await close_quarters(owner, later())
     finally:
         await owner.close()
 
 
-def test_the_journal_takes_no_line_that_is_not_its_own(service, tmp_path):
+def test_the_journal_survives_torn_lines_and_takes_none_that_is_not_its_own(service, tmp_path):
     ring = read_key_ring(service.settings.keys_path)
     journal = Journal(tmp_path / "journal", ring)
-    journal.write({"release_key": "aa", "n": 1})
-    with journal.path.open("a", encoding="utf-8") as out:
-        out.write('["{\\"release_key\\":\\"bb\\"}", "00"]\n{"half": \n[1,2]\n')
-    journal.write({"release_key": "cc", "n": 2})
-    assert [line["release_key"] for line in journal.lines()] == ["aa", "cc"]
+
+    def line(key, n):
+        return {"population": str(UUID(int=1)), "release_key": key, "n": n}
+
+    journal.write(line("aa", 1))
+    whole = journal.path.read_bytes()
+    with journal.path.open("ab") as out:
+        out.write(whole.strip()[:-9])  # a writer was killed in the middle: no end of line
+    journal.write(line("cc", 2))
+    with journal.path.open("ab") as out:
+        out.write(b'["{}", "00"]\n{"half": \n[1,2]\n5\nnull\n["\\u00e9", "x"]\n\xff\xfe\n')
+    journal.write(line("aa", 3))
+    assert {li["release_key"]: li["n"] for li in journal.lines()} == {"aa": 3, "cc": 2}
+    assert {li["release_key"]: li["n"] for li in Journal(journal.path, ring).lines()} == {"aa": 3, "cc": 2}
+    assert journal.find(UUID(int=1), bytes.fromhex("cc"))["n"] == 2
+    assert journal.find(UUID(int=2), bytes.fromhex("cc")) is None
     assert journal.path.stat().st_mode & 0o077 == 0
+
+
+def test_without_room_for_the_journal_nothing_is_released(population, monkeypatch):
+    population.freeze([(100, {})])
+    asked = population.ask()
+    monkeypatch.setattr("app.actions.releases.os.write", lambda *_: 3)
+    assert release(population.service) == 0
+    monkeypatch.undo()
+    time.sleep(SHOWN_AFTER)
+    assert population.table(asked.json()["id"])["status"] == "ordered"
+    population.ask_database("UPDATE outcome_job SET ordered_at = now() WHERE population = $1", population.id)
+    assert release(population.service) == 1
+
+
+def test_a_database_that_went_back_under_a_running_worker_shows_what_it_had_shown(population):
+    population.freeze([(150, {})])
+    shown = population.answer("counts", ["area"], epsilon=1.0)
+    for table in ("outcome_release", "outcome_spend"):
+        population.ask_database(f"DELETE FROM {table} WHERE partner_id = $1", population.id)
+    population.ask_database("UPDATE outcome_budget SET spent = 0 WHERE partner_id = $1", population.id)
+    again = population.answer("counts", ["area"], epsilon=1.0)
+    assert again["cells"] == shown["cells"]
+
+
+def test_a_job_that_fails_waits_behind_the_others(population, other_population):
+    for one in (population, other_population):
+        one.freeze([(100, {})])
+    bad, good = population.ask().json()["id"], other_population.ask().json()["id"]
+    population.ask_database("UPDATE outcome_release SET question = question - 'family' WHERE id = $1", bad)
+    release(population.service)
+    time.sleep(SHOWN_AFTER)
+    assert other_population.table(good)["status"] == "ready"
+    [job] = population.ask_database("SELECT * FROM outcome_job WHERE population = $1", population.id)
+    assert job["ordered_at"] > datetime.now(UTC)
+    population.ask_database("DELETE FROM outcome_job WHERE population = $1", population.id)
+    population.ask_database("DELETE FROM outcome_release WHERE partner_id = $1", population.id)
 
 
 def test_a_replayed_release_is_charged_above_the_cap_and_then_nothing_is_left(population, tmp_path):
@@ -312,11 +359,10 @@ def test_a_replayed_release_is_charged_above_the_cap_and_then_nothing_is_left(po
 # networks and the standard pack
 
 
-def test_every_population_gets_its_standard_pack_once_for_everybody(partner, service, database_url, monkeypatch):
-    newest_partners_only(monkeypatch, "app.releasing", 1)
+def test_every_population_gets_its_standard_pack_once_for_everybody(partner, service, database_url):
     ring = read_key_ring(service.settings.keys_path)
     population = Population(service, partner, database_url)
-    as_worker(service, lambda database: freeze_quarters(database, ring, later()))
+    as_worker(service, lambda database: freeze_partner(database, ring, UUID(population.id), later()))
     release(service)
     offer = partner.get("/v1/outcomes/tables", token=population.token)
     standard = [t for t in offer["tables"] if t["period"] == PERIOD and t["dataset"] == "partner"]
@@ -329,34 +375,26 @@ def test_every_population_gets_its_standard_pack_once_for_everybody(partner, ser
     asked = population.ask(family, list(dims), epsilon=epsilon)
     assert asked.status_code == 200, "free, and at once"
     assert population.spent("consumer|backend") is None
-    assert as_worker(service, lambda database: freeze_quarters(database, ring, later())) == 0
+    assert as_worker(service, lambda database: freeze_partner(database, ring, UUID(population.id), later())) == 0
 
 
 def test_a_network_opens_with_three_partners_none_of_them_too_large_and_a_partner_compares_itself(own_service, fresh_database):
-    ring = read_key_ring(own_service.settings.keys_path)
     members = [Population(own_service, own_service.partner(), fresh_database) for _ in range(4)]
     outsider = members.pop()
     for n, one in enumerate(members):
         one.freeze_all({key: [(100 + 50 * n, {"area": "grief"}), (80, {"area": "role_dispute"})] for key in periods()})
     outsider.freeze_all({key: [(900, {"area": "grief"})] for key in periods()})
 
-    async def joined():
-        owner = owner_of(own_service.settings)
-        try:
-            for one, size in zip(members, (400, 300, 500), strict=True):
-                await join_network(owner, UUID(one.id), size, datetime.now(UTC))
-        finally:
-            await owner.close()
-
-    asyncio.run(joined())
-    as_worker(own_service, lambda database: freeze_quarters(database, ring, later()))
+    for one, size in zip(members, (400, 300, 500), strict=True):
+        one.ask_database("INSERT INTO outcome_member (partner_id, declared_patients, joined_at) VALUES ($1, $2, now())", one.id, size)
+    assert as_worker(own_service, lambda database: freeze_networks(database, later())) == 24
     release(own_service)
     one = members[0]
     offer = one.partner.get("/v1/outcomes/tables", token=one.token)
     network = [p for p in offer["periods"] if p["dataset"] == "network"]
     assert {p["state"] for p in network} == {"open"}
     assert network[0]["micro_epsilon_left"] == {"population": 0, "follow_up": 500_000}, "the pack takes all of it"
-    tables = {t["family"]: t for t in offer["tables"] if t["dataset"] == "network" and t["period"] == PERIOD}
+    tables = {t["family"]: one.table(t["id"]) for t in offer["tables"] if t["dataset"] == "network" and t["period"] == PERIOD}
     assert set(tables) == {"counts", "change_phq9", "recovery"}
     counts = values_of(tables["counts"], "courses")
     assert abs(counts[("grief",)]["value"] - 450) <= 40, "members only"
@@ -374,10 +412,9 @@ def test_a_network_opens_with_three_partners_none_of_them_too_large_and_a_partne
 
 
 def test_a_network_that_is_too_small_stays_shut(own_service, fresh_database):
-    ring = read_key_ring(own_service.settings.keys_path)
     with own_service.partner() as partner:
         one = Population(own_service, partner, fresh_database)
-        as_worker(own_service, lambda database: freeze_quarters(database, ring, later()))
+        as_worker(own_service, lambda database: freeze_networks(database, later()))
         assert one.ask(dataset="network").json()["type"] == "/problems/network-too-small"
 
 

@@ -4,15 +4,19 @@ import asyncio
 import re
 import subprocess
 import sys
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
+from typer.testing import CliRunner
 
 from app.actions import privacy_caps
+from app.cli import app as cli
 from app.domain.errors import Invalid, NotFound
+from app.domain.outcome_tables import NETWORKS
 from app.keys.provider import read_key_ring
 from app.launch import owner_of
-from tests.outcomes.conftest import PERIOD, Population, later
+from app.releasing import freeze_partner
+from tests.outcomes.conftest import PERIOD, Population, as_worker, later, periods, release
 from tests.outcomes.test_ledger import ROOT, environment
 
 
@@ -32,7 +36,7 @@ def desk(own_service, fresh_database):
         return asyncio.run(done())
 
     run.ring = ring
-    run.secrets = {name: run("add_operator", name, None, None, later()) for name in ("ann", "bob")}
+    run.secrets = {name: run("add_operator", name, later())[0] for name in ("ann", "bob")}
     with own_service.partner() as partner:
         run.population = Population(own_service, partner, fresh_database).freeze([(50, {})])
         yield run
@@ -61,7 +65,7 @@ def test_a_cap_changes_when_a_second_operator_approves_and_not_before(desk):
     assert cap(desk) == 3_000_000
     with pytest.raises(NotFound):
         desk("approve", desk.ring, proposal, "bob", desk.secrets["bob"], later())
-    [event] = [e for e in desk.population.partner.get("/v1/audit-events")["items"] if e["route"] == "operator change_privacy_cap"]
+    [event] = [e for e in desk.population.partner.get("/v1/audit-events")["items"] if e["route"] == "operator change_cap"]
     assert event["reason"] == "proposed by ann, approved by bob"
     assert event["resources"] == [f"outcome_budget/{PERIOD}/population/3000000"]
 
@@ -88,42 +92,101 @@ def test_a_proposal_outside_of_its_bounds_is_refused(desk, epsilon, scope, popul
         propose(desk, epsilon, scope=scope, population=population)
 
 
-def test_a_third_operator_needs_two_and_one_alone_can_make_no_second_self(desk):
-    with pytest.raises(privacy_caps.OperatorUnknown):
-        desk("add_operator", "eve", None, None, later())
+def test_a_third_operator_needs_the_other_two_and_holds_the_secret_alone(desk):
     with pytest.raises(privacy_caps.OperatorNameTaken):
-        desk("add_operator", "ann", None, None, later())
-    proposal = desk("add_operator", "eve", "ann", desk.secrets["ann"], later())
-    people, waiting = desk("list_operators")
-    assert [p["name"] for p in people] == ["ann", "bob"]
-    assert [w["id"] for w in waiting] == [proposal]
+        desk("add_operator", "ann", later())
+    desk.secrets["eve"], proposal = desk("add_operator", "eve", later())
+    with pytest.raises(privacy_caps.OperatorUnknown):
+        propose(desk, by="eve")
+    with pytest.raises(privacy_caps.OperatorUnknown):
+        desk("approve", desk.ring, proposal, "eve", desk.secrets["eve"], later())
+    told = desk("approve", desk.ring, proposal, "ann", desk.secrets["ann"], later())
+    assert "Another operator" in told
     with pytest.raises(privacy_caps.OwnProposal):
         desk("approve", desk.ring, proposal, "ann", desk.secrets["ann"], later())
-    told = desk("approve", desk.ring, proposal, "bob", desk.secrets["bob"], later())
-    desk.secrets["eve"] = re.search(r"secret +(\S+)", told).group(1)
-    desk("approve", desk.ring, propose(desk), "eve", desk.secrets["eve"], later())
+    assert [p["name"] for p in desk("list_operators")[0]] == ["ann", "bob"]
+    told += desk("approve", desk.ring, proposal, "bob", desk.secrets["bob"], later())
+    assert desk.secrets["eve"] not in told
+    open_proposal = propose(desk, by="eve")
     desk("disable_operator", "eve", "ann", desk.secrets["ann"], later())
+    with pytest.raises(privacy_caps.OperatorUnknown):
+        desk("approve", desk.ring, open_proposal, "bob", desk.secrets["bob"], later())
     with pytest.raises(privacy_caps.OperatorUnknown):
         propose(desk, by="eve")
 
 
+def test_who_joins_or_leaves_a_network_takes_two_and_stands_in_the_partners_trail(desk):
+    def member():
+        return desk.population.ask_database("SELECT declared_patients FROM outcome_member WHERE partner_id = $1", desk.population.id)
+
+    for patients, expected in ((500, [{"declared_patients": 500}]), (None, [])):
+        proposal = desk("propose_membership", UUID(desk.population.id), patients, "ann", desk.secrets["ann"], later())
+        before = member()
+        with pytest.raises(privacy_caps.OwnProposal):
+            desk("approve", desk.ring, proposal, "ann", desk.secrets["ann"], later())
+        assert member() == before
+        desk("approve", desk.ring, proposal, "bob", desk.secrets["bob"], later())
+        assert member() == expected
+    events = [e for e in desk.population.partner.get("/v1/audit-events")["items"] if e["route"] == "operator change_membership"]
+    assert [e["resources"] for e in events] == [["outcome_member/500"], ["outcome_member/None"]]
+    with pytest.raises(NotFound):
+        desk("propose_membership", uuid4(), 10, "ann", desk.secrets["ann"], later())
+
+
+def test_a_networks_changed_cap_stands_in_the_trail_of_each_member(desk):
+    one = desk.population
+    one.ask_database("INSERT INTO outcome_member (partner_id, declared_patients, joined_at) VALUES ($1, 10, now())", one.id)
+    network = NETWORKS["sandbox"]
+    one.ask_database("INSERT INTO outcome_budget (partner_id, quarter, scope, cap, spent) VALUES ($1, $2, 'population', 1000000, 0)", network, PERIOD)
+    proposal = propose(desk, 1.5, population="network-sandbox")
+    desk("approve", desk.ring, proposal, "bob", desk.secrets["bob"], later())
+    [event] = [e for e in one.partner.get("/v1/audit-events")["items"] if e["route"] == "operator change_cap"]
+    assert event["resources"] == [f"outcome_budget/{PERIOD}/population/1500000"]
+
+
+def test_closing_leaves_no_order_to_be_drawn_and_no_quarter_to_be_opened(desk, own_service):
+    one = desk.population
+    asked = one.ask()
+    assert asked.status_code == 202
+    assert desk("close_quarters", later()) >= 2
+    assert release(own_service) == 0
+    assert one.partner.send("GET", f"/v1/outcomes/tables/{asked.json()['id']}", token=one.token).status_code == 404
+    assert one.ask("recovery", ["area"], epsilon=0.25).status_code == 409
+    assert one.ask("counts", ["area"], period=periods()[0]).json()["type"] == "/problems/network-too-small"
+    ring = desk.ring
+    assert as_worker(own_service, lambda database: freeze_partner(database, ring, UUID(one.id), later())) == 0
+
+
 def test_the_command_line_does_the_same(desk, own_service):
     def ipt(*arguments, **more):
-        command = [sys.executable, "-m", "app.cli", *arguments]
-        return subprocess.run(
-            command, cwd=ROOT, env=environment(own_service.settings, **more), capture_output=True, text=True, timeout=60, check=False
-        )
+        return CliRunner().invoke(cli, arguments, env=environment(own_service.settings, **more))
 
     proposed = ipt("outcomes", "cap", desk.population.id, PERIOD, "population", "3.5", "--operator", "ann", IPT_OPERATOR_SECRET=desk.secrets["ann"])
-    assert proposed.returncode == 0, proposed.stderr
-    proposal = re.search(r"[0-9a-f-]{36}", proposed.stdout).group(0)
+    assert proposed.exit_code == 0, proposed.output
+    proposal = re.search(r"Proposed as ([0-9a-f-]{36})", proposed.output).group(1)
+    assert proposal in ipt("operator", "list").output
     alone = ipt("operator", "approve", proposal, "--operator", "ann", IPT_OPERATOR_SECRET=desk.secrets["ann"])
-    assert alone.returncode == 1
-    assert "Another operator" in alone.stderr
-    assert "Traceback" not in alone.stderr
-    assert ipt("operator", "approve", proposal, "--operator", "bob", IPT_OPERATOR_SECRET=desk.secrets["bob"]).returncode == 0
-    shown = ipt("outcomes", "budgets", desk.population.id)
-    assert "0 of 3.5" in shown.stdout
-    assert "ADD UP" not in shown.stdout
-    assert "budgets closed" in ipt("outcomes", "reconcile", "--close").stdout
+    assert isinstance(alone.exception, privacy_caps.OwnProposal)
+    assert ipt("operator", "approve", proposal, "--operator", "bob", IPT_OPERATOR_SECRET=desk.secrets["bob"]).exit_code == 0
+    shown = ipt("outcomes", "budgets", desk.population.id).output
+    assert "0 of 3.5" in shown
+    assert "ADD UP" not in shown
+    ann = {"IPT_OPERATOR_SECRET": desk.secrets["ann"]}
+    assert "Proposed" in ipt("outcomes", "join", desk.population.id, "500", "--operator", "ann", **ann).output
+    assert "Proposed" in ipt("outcomes", "leave", desk.population.id, "--operator", "ann", **ann).output
+    assert isinstance(ipt("outcomes", "leave", desk.population.id, "--operator", "bob", **ann).exception, privacy_caps.OperatorUnknown)
+    assert "It works once" in ipt("operator", "add", "eve").output
+    assert "quarters frozen" in ipt("outcomes", "freeze").output
+    assert "budgets closed" in ipt("outcomes", "reconcile", "--close").output
     assert cap(desk) == 0
+    made = ipt("cohort", "--patients", "12", "--seed", "4")
+    assert "12 made-up courses" in made.output, made.output
+
+
+def test_the_installed_command_says_what_is_wrong_in_one_sentence(desk, own_service):
+    command = [sys.executable, "-m", "app.cli", "operator", "disable", "bob", "--operator", "ann"]
+    found = subprocess.run(
+        command, cwd=ROOT, env=environment(own_service.settings, IPT_OPERATOR_SECRET="wrong"), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert found.returncode == 1
+    assert found.stderr.strip() == "There is no such operator, or the secret is not theirs"

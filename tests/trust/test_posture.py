@@ -19,7 +19,7 @@ from app.main import create_app
 from tests.conftest import Clock, Service
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock", "requirements-node.lock")
+LOCKS = ("requirements.lock", "requirements-dev.lock", "requirements-bench.lock", "requirements-node.lock", "requirements-analyst.lock")
 PINNED = re.compile(r"^([a-zA-Z0-9_.-]+)(?:\[[^\]]*\])?==([^\s;\\]+)(?:\s*;[^\\]*)?", re.MULTILINE)
 ADVISORIES = tomllib.loads((ROOT / "docs" / "security" / "advisories.toml").read_text(encoding="utf-8"))["advisory"]
 POINTER = re.compile(r"`(tests/[\w/]+\.py)::(\w+)`")
