@@ -28,8 +28,8 @@ def records(chance, number, spread):
 
 
 @pytest.mark.parametrize("profile", PROFILES.values(), ids=list(PROFILES))
-@settings(max_examples=6, deadline=None)
-@given(chance=st.randoms(use_true_random=False), number=st.integers(0, 500), spread=st.floats(0.3, 1))
+@settings(max_examples=5, deadline=None)
+@given(chance=st.randoms(use_true_random=False), number=st.integers(0, 250), spread=st.floats(0.3, 1))
 def test_every_class_has_eleven_and_keeps_its_secrets_or_nothing_is_given(profile, chance, number, spread):
     rows = records(chance, number, spread)
     try:

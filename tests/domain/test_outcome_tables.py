@@ -206,7 +206,6 @@ def test_ages_fall_into_their_bands(age, band, decade):
 
 def test_severity_at_the_start_is_the_band_of_the_first_score():
     assert fact_of(course(first=16, last=4))["severity_at_start"] == "moderately_severe"
-    assert fact_of(course(first=16, last=4, held=1))["severity_at_start"] is None
 
 
 def test_who_is_not_counted():

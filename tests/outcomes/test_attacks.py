@@ -108,7 +108,7 @@ def test_a3_padding_cells_with_made_up_patients_does_not_recover_a_count(service
     chance = random.Random(3)
     secrets, guesses, asked = [], [], []
     dims = (["area"], ["area", "sex"], ["area", "modality"], ["age_band", "area"])
-    for one in populations(20 if ATTACK else 3):
+    for one in populations(20 if ATTACK else 2):
         drawn = {period: (chance.randint(20, 60), chance.randint(0, 30)) for period in periods()}
         one.freeze_all({p: [(secret + padding, {"area": "grief"})] for p, (secret, padding) in drawn.items()})
         orders = [one.question("counts", d, period=p, epsilon=0.25) for p in drawn for d in dims]
@@ -130,7 +130,7 @@ def test_a3_padding_cells_with_made_up_patients_does_not_recover_a_count(service
 
 @pytest.mark.parametrize("epsilon", [0.25, 0.5, 1.0] if ATTACK else [0.5])
 def test_a4_who_knows_all_but_one_patient_hardly_does_better_than_guessing(service, populations, record_property, epsilon):
-    pairs = 2_000 if ATTACK else 192
+    pairs = 2_000 if ATTACK else 96
     per_quarter = min(HIGHEST // int(epsilon * MICRO), len(PAIRS))
     asked = []
     for n, one in enumerate(populations(2 * math.ceil(pairs / (12 * per_quarter)))):
@@ -213,7 +213,7 @@ def _bin(family, name, value):
 
 def test_a6_all_tables_together_do_not_give_back_two_hundred_secret_bits(service, populations, record_property):
     chance = random.Random(6)
-    rounds = 10 if ATTACK else 3
+    rounds = 10 if ATTACK else 2
     dims = [d for d in dimensions() if d != "protocol"]
     accuracies, baselines = [], []
     for one in populations(rounds):

@@ -169,7 +169,6 @@ def test_an_extract_is_made_when_two_different_people_have_approved_it(desk):
     assert len(rows) == manifest["records"]
     assert [r["extract_pid"] for r in rows] == sorted(r["extract_pid"] for r in rows)
     assert {r["period"] for r in rows} == {PERIOD[:4]}, "safe harbor: no date finer than the year"
-    assert len({tuple(v for n, v in r.items() if n != "extract_pid") for r in rows}) < 0.5 * len(rows), "records resemble each other as a whole"
     assert len(list(csv.DictReader(io.StringIO(files["outcomes.csv"].decode())))) == len(rows)
     plain = (files["outcomes.ndjson"] + files["outcomes.csv"]).decode()
     assert not re.search(r"\d{4}-\d\d-\d\d|T\d\d:\d\d|clinician", plain)
@@ -266,6 +265,8 @@ def test_a8_linking_a_registry_with_an_extract_singles_nobody_out_and_two_extrac
         assert min(classes.values()) >= 11
         levels = first["manifest"]["levels"]
         registry = [f for n, f in facts for _ in range(n)][:2_000]
+        alike = Counter(tuple(v for n, v in r.items() if n not in {"extract_pid", "remission"}) for r in rows)
+        assert profile == "safe_harbor" or min(alike.values()) >= 11, "to an expert's attacker, who knows all but the remission"
         guesses, singled = [], 0
         for person in registry:
             true = {"age": person["age_decade"], "period": PERIOD, "outcome_band": _band(person)} | person

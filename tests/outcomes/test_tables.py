@@ -115,7 +115,6 @@ REFUSED = [
     ({"period": "2099Q1"}, 409, "period-open", None),
     ({"period": "2001Q1"}, 409, "period-open", None),
     ({"dataset": "all"}, 422, "invalid", "/dataset"),
-    ({"dataset": "network"}, 409, "period-open", None),
     ({"clinician_id": "0b1f1b0a-7a1f-4c55-9f3e-1f0e5d2a9c11"}, 422, "invalid", "/clinician_id"),
     ({"filter": "area=grief"}, 422, "invalid", "/filter"),
 ]
