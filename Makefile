@@ -31,7 +31,7 @@ test-18: $(DEV_STAMP) $(NODE_STAMP) $(MOBILE_STAMP) $(ANALYST_STAMP) ## All test
 	IPT_POSTGRES=wheel $(PY) -m pytest
 
 test-18-database: $(DEV_STAMP) ## What talks to the database, once more on the wheel's PostgreSQL 18
-	IPT_POSTGRES=wheel $(PY) -m pytest tests/store tests/migrations tests/embedded tests/api tests/sync/test_pull.py tests/sync/test_push.py tests/sync/test_events.py tests/trust/test_erasure.py tests/trust/test_audit.py tests/trust/test_protection.py tests/trust/test_rotation.py tests/trust/test_emergency.py
+	IPT_POSTGRES=wheel $(PY) -m pytest tests/store tests/migrations tests/embedded tests/api/test_whole_course.py tests/api/test_care.py tests/api/test_conventions.py tests/sync/test_pull.py tests/sync/test_push.py tests/outcomes/test_facts.py tests/trust/test_erasure.py tests/trust/test_audit.py tests/trust/test_protection.py
 
 check: lint types floors test ## Exactly what CI runs
 
