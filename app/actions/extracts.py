@@ -45,7 +45,6 @@ PART_BYTES = 4 * 1024 * 1024
 MOST_BYTES = 64 * 1024 * 1024
 FEWEST_CANARIES, RECORDS_PER_CANARY = 3, 500
 ID_LETTERS = 26
-PURPOSES = ("service_evaluation", "quality_improvement", "research", "commissioning")
 COLUMNS = ("extract_pid", "period", "age", "sex", "protocol", "modality", "sessions_band", "area", "severity_at_start", "outcome_band", "remission")
 LABEL = "De-identified records about persons. Not anonymous: linking, re-identifying or passing on is forbidden by the agreement."
 
@@ -81,7 +80,7 @@ async def order_extract(visit: Visit, first: Quarter, last: Quarter, order: Mapp
     wanted = [q for q in kept if first <= q <= last]
     if first not in kept or last not in kept or any(str(q) not in frozen for q in wanted):
         raise PeriodOpen
-    values = {
+    values: dict[str, Any] = {
         "id": uuid7(),
         "client_id": visit.caller.client_id,
         "status": "awaiting_approval",
@@ -91,6 +90,7 @@ async def order_extract(visit: Visit, first: Quarter, last: Quarter, order: Mapp
         "ordered_at": visit.now,
     }
     await add_extract(visit.connection, values)
+    visit.journal.kept_beside = True
     return await _mine(visit, values["id"])
 
 
@@ -99,8 +99,7 @@ async def _mine(visit: Visit, extract_id: UUID, *, lock: bool = False) -> Row:
     if row is None:
         raise NotFound
     visit.trace.resources.append(f"outcome_extract/{extract_id}")
-    if lock or row["ordered_at"] == visit.now:
-        visit.journal.kept_beside = True
+    visit.journal.kept_beside |= lock  # whoever locks it changes it
     return row
 
 

@@ -58,15 +58,7 @@ async def order_table(visit: Visit, question: Question) -> Row:
     populations = await populations_of(visit)
     population, period, consumer = populations[question.dataset], str(question.period), consumer_of(visit)
     await _check_open(visit, population, question)
-    values: dict[str, Any] = {
-        "id": uuid7(),
-        "release_key": question.key(population),
-        "quarter": period,
-        "question": question.canonical,
-        "micro_epsilon": question.epsilon,
-        "standard": False,
-        "ordered_at": visit.now,
-    }
+    values = new_release(question, population, visit.now, standard=False)
     new = await add_release(visit.connection, population, values)
     release = await find_release(visit.connection, population, values["release_key"])
     assert release is not None
@@ -82,6 +74,19 @@ async def order_table(visit: Visit, question: Question) -> Row:
         await charge_population(visit.connection, population, release, question)
         await add_job(visit.connection, release["id"], population, "release", visit.now)
     return await released_to(visit.connection, [population], consumer, release["id"]) or release
+
+
+def new_release(question: Question, population: UUID, now: datetime, *, standard: bool) -> dict[str, Any]:
+    """Return the row of a release that is yet to be made."""
+    return {
+        "id": uuid7(),
+        "release_key": question.key(population),
+        "quarter": str(question.period),
+        "question": question.canonical,
+        "micro_epsilon": question.epsilon,
+        "standard": standard,
+        "ordered_at": now,
+    }
 
 
 async def charge_population(connection: Any, population: UUID, release: Row, question: Question) -> None:

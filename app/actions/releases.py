@@ -14,9 +14,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from uuid_utils.compat import uuid7
-
-from app.actions.outcome_tables import charge_population, question_of
+from app.actions.outcome_tables import charge_population, new_release, question_of
 from app.domain.outcome_tables import Question, cells_of, standard_pack
 from app.domain.quarters import Quarter
 from app.keys.cipher import KeyRing
@@ -161,15 +159,7 @@ async def order_standard_pack(connection: Connection, population: UUID, dataset:
     """Order the standard pack of a quarter for everyone; return the ids of what is yet to be made. Asked again, it does nothing."""
     ordered: list[UUID] = []
     for question in standard_pack(dataset, quarter):
-        values: dict[str, Any] = {
-            "id": uuid7(),
-            "release_key": question.key(population),
-            "quarter": str(quarter),
-            "question": question.canonical,
-            "micro_epsilon": question.epsilon,
-            "standard": True,
-            "ordered_at": now,
-        }
+        values = new_release(question, population, now, standard=True)
         if await add_release(connection, population, values):
             await charge_population(connection, population, values, question)
             ordered.append(values["id"])

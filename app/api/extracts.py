@@ -8,7 +8,6 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.actions.extracts import (
-    PURPOSES,
     approve_extract,
     cancel_extract,
     fetch_file,
@@ -22,9 +21,7 @@ from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
 from app.api.shapes import Code, In, Moment, Out
 from app.domain.quarters import quarter_from
-from app.render.files import FORMATS
 from app.store.database import Row
-from app.store.tables.outcomes import EXTRACT_STATUSES
 
 router = APIRouter(prefix="/v1/outcomes/extracts", route_class=Route, tags=["outcomes"])
 Period = Annotated[str, Field(min_length=6, max_length=6, examples=["2026Q3"])]
@@ -36,8 +33,8 @@ class ExtractIn(In):
     period_from: Period
     period_to: Period
     profile: Literal["safe_harbor", "expert"] = Field("safe_harbor", description="45 CFR 164.514(b)(2), or (b)(1) with a determination")
-    formats: Annotated[list[Literal[FORMATS]], Field(min_length=1, max_length=3)] = Field(default_factory=lambda: ["parquet"])  # type: ignore[valid-type]
-    purpose: Literal[PURPOSES]  # type: ignore[valid-type]
+    formats: Annotated[list[Literal["parquet", "ndjson", "csv"]], Field(min_length=1, max_length=3)] = Field(["parquet"])
+    purpose: Literal["service_evaluation", "quality_improvement", "research", "commissioning"]
     agreement_id: Code = Field(description="Your id of the data-use agreement")
     determination_id: Code | None = Field(None, description="Your id of the expert's determination; `expert` needs one")
 
@@ -95,7 +92,7 @@ async def order_outcome_extract(call: Annotated[Call, needs("outcomes:extract")]
 @router.get("", response_model=ExtractPage)
 async def list_outcome_extracts(
     call: Annotated[Call, needs("outcomes:extract")],
-    status: Annotated[Literal[EXTRACT_STATUSES] | None, Query()] = None,  # type: ignore[valid-type]
+    status: Literal["awaiting_approval", "ordered", "ready", "failed", "cancelled", "expired"] | None = None,
     limit: Limit = 100,
     cursor: Cursor = None,
 ) -> Row:
@@ -136,7 +133,7 @@ async def cancel_outcome_extract(call: Annotated[Call, needs("outcomes:extract")
 
 @router.post("/{extract_id}/links", status_code=201, response_model=LinkOut)
 async def make_extract_link(call: Annotated[Call, needs("outcomes:extract")], extract_id: UUID) -> Row:
-    """Make a link that opens the file once, within the 24 hours that it is kept. It needs a token of this client as well."""
+    """Make a link that opens the file once, within the 24 hours that it is kept, with a token of this client. Was the reply lost: make another."""
     ticket, expires_at = await make_link(call.visit, extract_id)
     call.shown_once = ("url",)
     return {"url": f"/v1/outcomes/extracts/{extract_id}/file?ticket={ticket}", "expires_at": expires_at}

@@ -8,13 +8,12 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-FORMATS = ("parquet", "ndjson", "csv")
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _NO_TIME = (1980, 1, 1, 0, 0, 0)
 
 
 def data_file(records: Sequence[Mapping[str, Any]], columns: Sequence[str], form: str) -> bytes:
-    """Return records in one of `FORMATS`. Columns hold text, true and false, or nothing."""
+    """Return records as parquet, ndjson or csv. Columns hold text, true and false, or nothing."""
     return {"parquet": _parquet, "ndjson": _ndjson, "csv": _csv}[form](records, columns)
 
 

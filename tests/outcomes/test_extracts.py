@@ -8,7 +8,6 @@ import random
 import re
 import statistics
 import subprocess
-import time
 import zipfile
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -432,4 +431,3 @@ def test_time_between_order_and_file_is_kept(desk):
     ordered, ready, ends = (datetime.fromisoformat(found[n]) for n in ("ordered_at", "ready_at", "expires_at"))
     assert ordered <= ready <= datetime.now(UTC)
     assert ends - ready == timedelta(hours=24)
-    assert time.time() > 0
