@@ -284,7 +284,8 @@ def main() -> None:
         try:
             app()
         except (EmbeddedPostgresError, KeyMissing, KeyRefused, Unsafe, Refusal) as error:
-            sys.stderr.write(f"{error}\n")
+            faults = "".join(f" {f.pointer.strip('/')}: {f.detail}." for f in getattr(error, "faults", ()))
+            sys.stderr.write(f"{error}{faults}\n")
             raise SystemExit(1) from None
         except ClientRefused:
             sys.stderr.write("A client id is <partner id>.<name>.\n")

@@ -75,7 +75,7 @@ def operator_approve(proposal: UUID, operator: Operator, secret: Secret) -> None
 
 @outcomes_app.command("cap")
 def outcomes_cap(
-    population: Annotated[str, typer.Argument(help="A partner's id, or network-live, or network-sandbox")],
+    population: Annotated[str, typer.Argument(help="The data set: a partner's id, network-live, or network-sandbox")],
     quarter: Annotated[str, typer.Argument(help="Such as 2026Q3")],
     scope: Annotated[str, typer.Argument(help="population, follow_up, or consumer:<client name>")],
     epsilon: Annotated[float, typer.Argument(min=0, max=HIGHEST_CAP / MICRO, help="The new cap")],
@@ -110,7 +110,10 @@ def _tell_proposed(proposal: UUID) -> None:
 @outcomes_app.command("budgets")
 def outcomes_budgets(population: Annotated[str, typer.Argument(help="A partner's id, or network-live, or network-sandbox")]) -> None:
     """Show what is spent of each budget, and whether it is what its spendings add up to."""
-    for row in _as_owner(lambda database: privacy_caps.show_budgets(database, population)):
+    rows = _as_owner(lambda database: privacy_caps.show_budgets(database, population))
+    if not rows:
+        console.print("There is no budget yet: budgets open when a quarter is frozen.")
+    for row in rows:
         check = "" if row["noted"] == row["spent"] else f"  DOES NOT ADD UP: {row['noted'] / MICRO:g} is noted"
         console.print(f"{row['quarter']}  {row['scope']:24}  {row['spent'] / MICRO:g} of {row['cap'] / MICRO:g}{check}")
 
@@ -179,7 +182,7 @@ def outcomes_trace(file: Path) -> None:
     for row in found:
         console.print(f"extract {row['id']}  client {row['client_id']}  agreement {row['agreement_id']}  {row['hits']} of {row['of']} marks")
     if not found:
-        console.print("It carries the mark of no extract.")
+        console.print("No mark of an extract was found: it may be a small part of one, or have lost its pseudonyms.")
         raise typer.Exit(1)
 
 
@@ -216,6 +219,8 @@ def cohort(
 
         partner_id, made = asyncio.run(done())
     console.print(f"{patients} made-up courses are in partner {partner_id}.")
+    if partner is not None:
+        console.print("(Quarters of it that were frozen before do not count them.)")
     if made is not None:
         console.print(f"client_id      {made[0]}\nclient_secret  {made[1]}")
     console.print("Their quarters are frozen, and the standard pack of each is released: GET /v1/outcomes/tables")

@@ -18,6 +18,9 @@ for file in manifest["files"]:
 print(f"{manifest['records']} records, {manifest['made_up_records']} of them made up; k = {manifest['k']}, l = {manifest['l']}")
 print(manifest["label"])
 
+if {manifest["levels"].get("area"), manifest["levels"].get("outcome_band")} & {"any"}:
+    sys.exit("Area or outcome had to be made coarser to nothing: order a longer period, or the other profile.")
+
 print("DuckDB:")
 print(
     duckdb.sql(f"""

@@ -15,7 +15,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from app.actions.visit import Visit
-from app.domain.anonymity import PROFILES, Generalised, KUnreachable, generalise
+from app.domain.anonymity import COLUMNS, LEVELS, PROFILES, Generalised, KUnreachable, generalise
 from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
 from app.domain.outcome_facts import NOT_RECORDED
 from app.domain.outcome_tables import PeriodOpen, schema_version
@@ -40,12 +40,12 @@ from app.store.releases import add_job
 
 APPROVALS_NEEDED = 2
 KEPT_FOR = timedelta(hours=24)
+QUARTERS_OF_A_YEAR = 4
 SAMPLED = 0.8  # own design: being in the data is no certainty that one is in the extract
 PART_BYTES = 4 * 1024 * 1024
 MOST_BYTES = 64 * 1024 * 1024
 FEWEST_CANARIES, RECORDS_PER_CANARY = 3, 500
 ID_LETTERS = 26
-COLUMNS = ("extract_pid", "period", "age", "sex", "protocol", "modality", "sessions_band", "area", "severity_at_start", "outcome_band", "remission")
 LABEL = "De-identified records about persons. Not anonymous: linking, re-identifying or passing on is forbidden by the agreement."
 
 
@@ -76,6 +76,10 @@ async def order_extract(visit: Visit, first: Quarter, last: Quarter, order: Mapp
         raise Invalid(faults=[Fault("/determination_id", "names the expert's determination: 45 CFR 164.514(b)(1)")])
     if first > last:
         raise Invalid(faults=[Fault("/period_to", "lies before period_from")])
+    if order["profile"] == "safe_harbor" and (first.number, last.number) != (1, QUARTERS_OF_A_YEAR):
+        raise Invalid(
+            faults=[Fault("/period_from", "safe_harbor covers whole calendar years, from a Q1 to a Q4: a shorter span would tell the quarter")]
+        )
     frozen = await frozen_quarters(visit.connection, visit.caller.partner_id)
     wanted = [q for q in kept if first <= q <= last]
     if first not in kept or last not in kept or any(str(q) not in frozen for q in wanted):
@@ -150,7 +154,7 @@ async def cancel_extract(visit: Visit, extract_id: UUID) -> Row:
     row = await _mine(visit, extract_id, lock=True)
     if row["status"] not in {"awaiting_approval", "ordered", "ready"}:
         raise ExtractNotWaiting(f"The status is {row['status']}.")
-    values = {"status": "cancelled", "decided_at": visit.now}
+    values = {"status": "cancelled", "decided_at": row["decided_at"] or visit.now}
     await update_extract(visit.connection, extract_id, values)
     return row | values
 
@@ -227,7 +231,7 @@ def _made(facts: Sequence[Row], row: Row, ring: KeyRing, now: datetime) -> tuple
     found = generalise(sampled, PROFILES[row["profile"]])
     canaries = _canaries(found, ring, row["partner_id"], row["id"], chance)
     rows = sorted([*found.records, *canaries], key=lambda r: str(r["extract_pid"]))
-    files = {f"outcomes.{form}": data_file(rows, COLUMNS, form) for form in row["order"]["formats"]}
+    files = {f"outcomes.{form}": data_file(rows, tuple(COLUMNS), form) for form in row["order"]["formats"]}
     data, manifest = bundle(files, _manifest(row, found, len(rows), len(canaries), now))
     if len(data) > MOST_BYTES:
         raise ExtractTooLarge
@@ -302,7 +306,7 @@ def _manifest(row: Row, found: Generalised, rows: int, canaries: int, now: datet
         "suppressed_share": round(found.suppressed / found.of, 2),
         "known_columns": list(found.levels),
         "secret_columns": list(PROFILES[row["profile"]].secret),
-        "levels": dict(found.levels),
+        "levels": {name: LEVELS[name][level] for name, level in found.levels.items()},
         "columns": list(COLUMNS),
     }
 

@@ -31,7 +31,7 @@ from app.domain.outcome_tables import (
     question_from,
     shown,
 )
-from app.domain.quarters import frozen_by, quarter_from
+from app.domain.quarters import Quarter, frozen_by, quarter_from
 from app.store.database import Row
 from app.store.door import partner_kind
 from app.store.facts import frozen_quarters
@@ -99,10 +99,13 @@ async def charge_population(connection: Any, population: UUID, release: Row, que
 
 async def _check_open(visit: Visit, population: UUID, question: Question) -> None:
     if question.period not in frozen_by(visit.now):
-        raise PeriodOpen
+        coming = question.period.freezes > visit.now
+        raise PeriodOpen(
+            f"It is frozen from {question.period.freezes:%Y-%m-%d} on." if coming else "It is older than the twelve quarters that are kept."
+        )
     frozen = (await frozen_quarters(visit.connection, population)).get(str(question.period))
     if frozen is None:
-        raise PeriodOpen
+        raise PeriodOpen("Its freeze has not taken place yet: a new partner's comes 14 days after it was registered.")
     if not frozen["is_open"]:
         raise NetworkTooSmall
 
@@ -163,11 +166,11 @@ def _cells(release: Row) -> list[dict[str, Any]]:
     ]
 
 
-async def read_offer(visit: Visit) -> dict[str, Any]:
-    """Return what can be asked now, what it costs, what is left, and which tables this consumer may read at no cost."""
+async def read_offer(visit: Visit, period: Quarter | None) -> dict[str, Any]:
+    """Return (of one quarter, or of all) what can be asked now, what it costs, what is left, and which tables this consumer may read at no cost."""
     populations = await populations_of(visit)
     consumer = consumer_of(visit)
-    quarters = [str(q) for q in frozen_by(visit.now)]
+    quarters = [str(q) for q in frozen_by(visit.now) if period in {None, q}]
     rows = await budgets(visit.connection, list(populations.values()), [POPULATION, FOLLOW_UP, consumer])
     left: dict[tuple[UUID, str, str], Mapping[str, Any]] = {(r["partner_id"], r["quarter"], r["scope"]): r for r in rows}
     released = await all_released_to(visit.connection, list(populations.values()), consumer, quarters)
@@ -181,7 +184,7 @@ async def read_offer(visit: Visit) -> dict[str, Any]:
                 {
                     "dataset": dataset,
                     "period": quarter,
-                    "state": "not_frozen_yet" if row is None else "open" if row["is_open"] else "network_too_small",
+                    "state": "not_frozen_yet" if row is None else "askable" if row["is_open"] else "network_too_small",
                     "frozen_at": row["frozen_at"] if row else None,
                     "micro_epsilon_left": {scope: _left(left.get((population, quarter, scope))) for scope in (POPULATION, FOLLOW_UP)},
                 }

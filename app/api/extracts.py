@@ -24,7 +24,7 @@ from app.domain.quarters import quarter_from
 from app.store.database import Row
 
 router = APIRouter(prefix="/v1/outcomes/extracts", route_class=Route, tags=["outcomes"])
-Period = Annotated[str, Field(min_length=6, max_length=6, examples=["2026Q3"])]
+Period = Annotated[str, Field(max_length=10, examples=["2025Q1"], description="A frozen quarter; safe_harbor takes whole calendar years")]
 
 
 class ExtractIn(In):

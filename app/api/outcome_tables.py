@@ -5,7 +5,7 @@ import io
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from starlette.responses import Response
@@ -13,6 +13,7 @@ from starlette.responses import Response
 from app.actions.outcome_tables import SHOWN_AFTER, described, is_ready, order_table, read_offer, read_table
 from app.api.request import Call, Route, needs
 from app.api.shapes import In, Moment, Out
+from app.domain.anonymity import COLUMNS, LEVELS
 from app.domain.errors import Conflict
 from app.domain.outcome_tables import (
     CAPS,
@@ -46,7 +47,7 @@ class QuestionIn(In):
     """One table."""
 
     dataset: Literal["partner", "network"] = Field("partner", description="Your own patients, or those of every partner that has joined")
-    period: Annotated[str, Field(min_length=6, max_length=6, examples=["2026Q3"])] = Field(description="A frozen quarter")
+    period: Annotated[str, Field(max_length=10, examples=["2026Q3"])] = Field(description="A frozen quarter")
     family: Annotated[str, Field(max_length=60, examples=["recovery"])]
     dimensions: Annotated[list[Annotated[str, Field(max_length=60)]], Field(max_length=10)] = Field(
         default_factory=list, examples=[["area"]], description="None, one or two of the codebook's; their order does not matter"
@@ -100,7 +101,7 @@ class PeriodOut(Out):
 
     dataset: str
     period: str
-    state: str = Field(description="open, not_frozen_yet, or network_too_small")
+    state: str = Field(description="askable, not_frozen_yet, or network_too_small")
     frozen_at: Moment | None
     micro_epsilon_left: dict[str, int] = Field(description="By scope: population, and follow_up for the two families of follow-up")
 
@@ -134,7 +135,9 @@ class Offer(Out):
 
 
 @router.get("/tables", response_model=Offer)
-async def read_offered_tables(call: Annotated[Call, needs("outcomes:read")]) -> Row:
+async def read_offered_tables(
+    call: Annotated[Call, needs("outcomes:read")], period: Annotated[str | None, Query(max_length=10, description="One quarter alone")] = None
+) -> Row:
     """Read what can be asked, what it costs, what is left of the budgets, and which tables are there for you."""
     call.of_this_moment = True
     known = [{"code": f.code, "title": f.title, "scope": f.scope, "measures": _measures(f)} for f in families().values()]
@@ -143,7 +146,7 @@ async def read_offered_tables(call: Annotated[Call, needs("outcomes:read")]) -> 
         "families": known,
         "dimensions": {d.code: list(d.categories) for d in dimensions().values()},
         "epsilons": list(EPSILONS),
-        **await read_offer(call.visit),
+        **await read_offer(call.visit, None if period is None else quarter_from(period)),
     }
 
 
@@ -196,10 +199,10 @@ def _as_csv(found: Row) -> str:
     """Return the table in long form: one line for each figure."""
     out = io.StringIO(newline="")
     rows = csv.writer(out, lineterminator="\r\n")
-    head = ["dataset", "period", "family", *found["dimensions"], "measure", "unit", "value", "suppressed", "accuracy_95"]
+    head = ["dataset", "period", "family", "micro_epsilon", *found["dimensions"], "measure", "unit", "value", "suppressed", "accuracy_95"]
     rows.writerow(head)
     for one in found["cells"]:
-        place = [found["dataset"], found["period"], found["family"], *(one["categories"][d] for d in found["dimensions"])]
+        place = [found["dataset"], found["period"], found["family"], found["micro_epsilon"], *(one["categories"][d] for d in found["dimensions"])]
         for m in one["measures"]:
             rows.writerow([cell(v) for v in (*place, m["name"], m["unit"], m["value"], m["suppressed"], m["accuracy_95"])])
     return out.getvalue()
@@ -212,7 +215,7 @@ async def draw_table(call: Annotated[Call, needs("outcomes:read")], table_id: UU
     return Response(await run_in_threadpool(chart, picture), media_type="image/svg+xml", headers=STILL)
 
 
-AXES = {"share": ("share", 0.0, 1.0), "points": ("points (positive is better)", None, None), "persons": ("persons", 0.0, None)}
+AXES = {"share": ("share", 0.0, 1.0), "points": ("points (positive is better)", -15.0, 15.0), "persons": ("persons", 0.0, None)}
 
 
 def _picture(found: Row) -> Picture:
@@ -223,7 +226,9 @@ def _picture(found: Row) -> Picture:
         measures = one["measures"][whole:]
         place = " · ".join(one["categories"].values())
         for m in measures:
-            row, series = (m["name"], place) if family.shows == "distribution" else (place or family.title, m["name"] if len(measures) > 1 else "")
+            row, series = place or family.title, m["name"] if len(measures) > 1 else ""
+            if family.shows == "distribution":
+                row, series = " · ".join(part for part in (place, m["name"]) if part), ""
             dots.append(Dot(row, series, m["value"], m["accuracy_95"]))
     unit = found["cells"][0]["measures"][whole]["unit"]
     axis, low, high = AXES[unit]
@@ -262,6 +267,14 @@ class CodebookFamily(Out):
     sensitivity: list[int] = Field(description="For each group of numbers that get their noise together, the most that one person changes")
 
 
+class ExtractColumn(Out):
+    """A column of an extract, and how it may have been made coarser: the manifest names the level."""
+
+    name: str
+    definition: str
+    levels: list[str] = Field(description="From the finest on; empty: it is given as it is")
+
+
 class Codebook(Out):
     """What every word of a table means."""
 
@@ -274,6 +287,7 @@ class Codebook(Out):
     rounded_to: int
     caps_micro_epsilon: dict[str, int]
     highest_cap_micro_epsilon: int
+    extract_columns: list[ExtractColumn]
     advantage_at: dict[str, float] = Field(description="By epsilon: the most by which anybody can do better than guessing whether one person is in")
 
 
@@ -299,7 +313,8 @@ async def read_codebook(call: Annotated[Call, needs("outcomes:read")]) -> Row:
         "rounded_to": ROUNDED_TO,
         "caps_micro_epsilon": {f"{dataset}.{scope}": cap for (dataset, scope), cap in CAPS.items()} | {"consumer": CONSUMER_CAP},
         "highest_cap_micro_epsilon": HIGHEST_CAP,
-        "advantage_at": {str(e): round(advantage(e), 2) for e in (0.25, 0.5, 1.0, 2.0, 3.0, 4.0)},
+        "extract_columns": [{"name": n, "definition": d, "levels": list(LEVELS.get(n, ()))} for n, d in COLUMNS.items()],
+        "advantage_at": {str(e): round(advantage(e), 3) for e in (0.25, 0.5, 1.0, 2.0, 3.0, 4.0, 4.5)},
     }
 
 
@@ -309,8 +324,8 @@ class CalendarQuarter(Out):
     period: str
     begins: Moment
     ends: Moment
-    freezes: Moment
-    due: bool = Field(description="Whether that moment has passed")
+    freezes: Moment = Field(description="At the earliest: the worker looks every five minutes, and a new partner has 14 days")
+    due: bool = Field(description="Whether it has ended and its grace is over")
 
 
 class Calendar(Out):

@@ -77,6 +77,37 @@ LADDERS: Mapping[str, tuple[Level, ...]] = {
 }
 """How each column is made coarser, step by step."""
 
+LEVELS: Mapping[str, tuple[str, ...]] = {
+    "age": ("decade", "twenty_years", "majority", "any"),
+    "sex": ("as_registered", "any"),
+    "period": ("quarter", "half_year", "year", "any"),
+    "protocol": ("as_in_the_catalogue", "adult_or_adolescent", "any"),
+    "modality": ("in_person_remote_mixed", "any"),
+    "sessions_band": ("four_bands", "two_bands", "any"),
+    "area": ("as_decided", "any"),
+    "outcome_band": ("four_bands", "any"),
+    "severity_at_start": ("band_of_the_phq9", "case_or_not", "any"),
+}
+"""The name of each step, as a manifest shows it. `any`: every record has *."""
+
+COLUMNS: Mapping[str, str] = {
+    "extract_pid": "A pseudonym made for this extract alone; made-up records have one, too",
+    "period": "When the course ended",
+    "age": "Age at referral, in years",
+    "sex": "As the partner registered it",
+    "protocol": "The protocol of the course; own_protocol: one that the partner has registered itself",
+    "modality": "How sessions were held, as in the codebook of tables",
+    "sessions_band": "Numbered sessions that were held",
+    "area": "The primary focus that the clinician decided",
+    "severity_at_start": "Band of the first PHQ-9 of the treatment; not_recorded without a first and a last one",
+    "outcome_band": "By the PHQ-9 alone, 6 points or more: reliable_improvement, reliable_deterioration, no_reliable_change; not_assessable without two scores, with one contact, or under 18",
+    "remission": "PHQ-9 below 5 at the last score; nothing when not assessable",
+}
+"""The columns of an extract, in their order, with what each means."""
+
+PAYLOAD = 3  # own design: what a study is about is made coarser last
+WEIGHTS: Mapping[str, int] = {"area": PAYLOAD, "outcome_band": PAYLOAD, "severity_at_start": PAYLOAD}
+
 
 @dataclass(frozen=True, slots=True)
 class Profile:
@@ -142,13 +173,14 @@ def _leaves_out_too_many(staying: int, of: int) -> bool:
 
 
 def _by_loss(profile: Profile, values: Mapping[str, Sequence[str]]) -> Iterator[tuple[int, ...]]:
-    """Yield the levels to try, the ones that lose least first: each step up counts by its share of the column's ladder."""
+    """Yield the levels to try, the ones that lose least first: each step up counts by its share of the column's ladder, and by its weight."""
     tops = [len(LADDERS[name]) - 1 for name in profile.known]
     lowest = [profile.finest.get(name, 0) for name in profile.known]
     nodes = product(
         *(range(low, max(low, top if len(values[name]) > 1 else 0) + 1) for name, low, top in zip(profile.known, lowest, tops, strict=True))
     )
-    yield from sorted(nodes, key=lambda node: (sum(level / top for level, top in zip(node, tops, strict=True)), node))
+    weights = [WEIGHTS.get(name, 1) for name in profile.known]
+    yield from sorted(nodes, key=lambda node: (sum(w * level / top for w, level, top in zip(weights, node, tops, strict=True)), node))
 
 
 def _large_classes(base: Mapping[tuple[str, ...], int], maps: Sequence[Mapping[str, str]]) -> dict[tuple[str, ...], int]:

@@ -14,6 +14,7 @@ from typing import Any
 
 MOST_ROWS = 120
 WIDTH_INCHES, ROW_INCHES, FRAME_INCHES = 7.2, 0.3, 1.9
+MARGIN = 0.02
 INK, GREY = "#111111", "#666666"
 MARKERS = ("o", "s", "^", "D", "v")
 NOT_SHOWN = "not shown (few people)"
@@ -53,8 +54,9 @@ def chart(picture: Picture) -> str:
     axes.set_yticks(range(len(rows)), labels=[r.replace("_", " ") for r in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(picture.axis)
-    if picture.low is not None:
-        axes.set_xlim(picture.low, picture.high)
+    if picture.low is not None and picture.high is not None:
+        room = MARGIN * (picture.high - picture.low)
+        axes.set_xlim(picture.low - room, picture.high + room)
     axes.grid(axis="x", color="#dddddd", linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):

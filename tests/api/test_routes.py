@@ -109,7 +109,14 @@ BODIES = {
     "POST /v1/clients/{client_name}/secrets": {"overlap_seconds": 0},
     "POST /v1/clients/{client_name}/keys": {"jwk": {"kty": "EC"}},
     "POST /v1/outcomes/tables": {"period": PERIOD, "family": "counts"},
-    "POST /v1/outcomes/extracts": {"period_from": PERIOD, "period_to": PERIOD, "purpose": "research", "agreement_id": "DUA-7"},
+    "POST /v1/outcomes/extracts": {
+        "period_from": PERIOD,
+        "period_to": PERIOD,
+        "profile": "expert",
+        "determination_id": "ED-1",
+        "purpose": "research",
+        "agreement_id": "DUA-7",
+    },
 }
 BOTH_WAYS = {"import", "sync", "webhooks:write", "clients:write", "emergency:use", "emergency:review"}  # one scope for all that there is
 BOTH_WAYS |= OUTCOMES

@@ -379,7 +379,7 @@ def test_a_network_opens_with_three_partners_none_of_them_too_large_and_a_partne
     one = members[0]
     offer = one.partner.get("/v1/outcomes/tables", token=one.token)
     network = [p for p in offer["periods"] if p["dataset"] == "network"]
-    assert {p["state"] for p in network} == {"open"}
+    assert {p["state"] for p in network} == {"askable"}
     assert network[0]["micro_epsilon_left"] == {"population": 0, "follow_up": 500_000}, "the pack takes all of it"
     tables = {t["family"]: one.table(t["id"]) for t in offer["tables"] if t["dataset"] == "network" and t["period"] == PERIOD}
     assert set(tables) == {"counts", "change_phq9", "recovery"}

@@ -52,10 +52,14 @@ def test_what_can_be_asked_and_what_is_left_is_told(population):
     assert offer["epsilons"] == [0.25, 0.5, 1.0]
     mine = [p for p in offer["periods"] if p["dataset"] == "partner"]
     assert [p["period"] for p in mine] == periods()[::-1]
-    assert mine[0]["state"] == "open"
+    assert mine[0]["state"] == "askable"
     assert mine[0]["micro_epsilon_left"] == {"population": 2_000_000, "follow_up": 1_000_000}
     assert {p["state"] for p in mine[1:]} == {"not_frozen_yet"}
     population.ask()
+    [only] = [
+        p for p in population.partner.get(f"/v1/outcomes/tables?period={PERIOD}", token=population.token)["periods"] if p["dataset"] == "partner"
+    ]
+    assert only["period"] == PERIOD
     offer = population.partner.get("/v1/outcomes/tables", token=population.token)
     assert next(p for p in offer["periods"] if p["dataset"] == "partner")["micro_epsilon_left"]["population"] == 1_500_000
     assert offer["consumer"][0] == {"period": PERIOD, "micro_epsilon_left": 500_000}
@@ -208,7 +212,8 @@ def test_the_codebook_and_the_calendar_say_what_every_word_and_every_date_means(
     assert book["schema_version"] == book["schema_versions"][-1]["version"]
     assert all(d["definition"] and d["source"] for d in [*book["dimensions"], *book["families"]])
     assert book["caps_micro_epsilon"]["partner.population"] == 2_000_000
-    assert book["advantage_at"]["1.0"] == 0.46
+    assert book["advantage_at"]["1.0"] == 0.462
+    assert all(c["definition"] for c in book["extract_columns"])
     calendar = population.partner.get("/v1/outcomes/calendar", token=population.token)["quarters"]
     assert [q["period"] for q in calendar if q["due"]] == periods()
     assert any(not q["due"] for q in calendar)
