@@ -28,7 +28,7 @@ from app.binaries import EmbeddedPostgresError
 from app.cli_outcomes import cohort, cohort_for, freeze_now, operator_app, outcomes_app
 from app.cli_trust import add_key_commands, audit_app
 from app.config import Settings
-from app.domain.errors import Refusal
+from app.domain.errors import CommandRefused, Refusal
 from app.keys.cipher import KeyMissing
 from app.keys.jws import KeyRefused
 from app.keys.provider import create_key_file, read_keys
@@ -283,7 +283,7 @@ def main() -> None:
     with suppress(BrokenPipeError):
         try:
             app()
-        except (EmbeddedPostgresError, KeyMissing, KeyRefused, Unsafe, Refusal) as error:
+        except (EmbeddedPostgresError, KeyMissing, KeyRefused, Unsafe, Refusal, CommandRefused) as error:
             faults = "".join(f" {f.pointer.strip('/')}: {f.detail}." for f in getattr(error, "faults", ()))
             sys.stderr.write(f"{error}{faults}\n")
             raise SystemExit(1) from None

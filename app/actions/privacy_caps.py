@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from app.actions.door import CLIENT_NAME
 from app.actions.extracts import canary_ids
-from app.domain.errors import Conflict, Fault, Forbidden, Invalid, NotFound
+from app.domain.errors import CommandRefused, Fault, Invalid, NotFound
 from app.domain.outcome_tables import CONSUMER_CAP, FOLLOW_UP, HIGHEST_CAP, MICRO, NETWORKS, POPULATION, schema_version
 from app.domain.quarters import frozen_by, quarter_from
 from app.keys.cipher import KeyRing
@@ -44,19 +44,19 @@ APPROVALS = {"cap": 1, "membership": 1, "operator": 2}
 """How many operators must approve beside whoever proposed. A newcomer proposes itself, so that nobody else ever holds its secret."""
 
 
-class OperatorUnknown(Forbidden):
+class OperatorUnknown(CommandRefused):
     """There is no such operator, or the secret is not theirs."""
 
 
-class OperatorNameTaken(Conflict):
+class OperatorNameTaken(CommandRefused):
     """An operator of this name exists; a name is not used twice."""
 
 
-class OwnProposal(Conflict):
+class OwnProposal(CommandRefused):
     """Another operator must approve: not the one who proposed, and none twice."""
 
 
-class CapRefused(Conflict):
+class CapRefused(CommandRefused):
     """The cap cannot be set: there is no such budget, or more than that is spent already."""
 
 

@@ -49,6 +49,13 @@ class Invalid(Refusal):
     """The input breaks a rule."""
 
 
+class CommandRefused(Exception):
+    """An operator's command is refused. No problem of the API: no caller meets it."""
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(detail or title_of(type(self)))
+
+
 def title_of(kind: type[BaseException]) -> str:
     """Return the first line of the class's docstring: the problem's title."""
     return (kind.__doc__ or kind.__name__).strip().splitlines()[0].rstrip(".")

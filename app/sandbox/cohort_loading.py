@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from uuid_utils.compat import uuid7
 
-from app.domain.errors import Conflict
+from app.domain.errors import CommandRefused
 from app.keys.provider import KeyProvider, read_keys
 from app.sandbox.cohort import synthetic_course
 from app.sandbox.cohort_rows import COLUMNS, rows_of
@@ -33,7 +33,7 @@ LARGEST_COHORT = 10_000_000
 UNCHECKED = "SET LOCAL ROLE NONE; SET LOCAL session_replication_role = replica; SET LOCAL ROLE ipt_loader"
 
 
-class SandboxOnly(Conflict):
+class SandboxOnly(CommandRefused):
     """A synthetic cohort goes into a sandbox partner only."""
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import random
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -61,6 +62,16 @@ PERIOD = periods()[-1]
 async def connected(url):
     parsed = make_url(url)
     return await asyncpg.connect(host=parsed.query["host"], user=parsed.username, database=parsed.database)
+
+
+def ask_until_answered(http, question, token):
+    """Ask; a service that is too busy (503, Retry-After) is asked again."""
+    for _ in range(60):
+        answer = http.post("/v1/outcomes/tables", json=question, headers={"Authorization": f"Bearer {token}"})
+        if answer.status_code != 503:
+            return answer
+        time.sleep(random.uniform(0.1, 0.5))
+    return answer
 
 
 class Population:
@@ -141,14 +152,10 @@ class Population:
     def ask(self, family="counts", dimensions=("area",), *, token=None, **more):
         return self.partner.send("POST", "/v1/outcomes/tables", self.question(family, dimensions, **more), token=token or self.token)
 
-    def ask_all(self, questions, *, at_once=32):
+    def ask_all(self, questions, *, at_once=16):
         """Ask many questions side by side; return the answers in their order."""
-        with (
-            httpx.Client(base_url=self.partner.base_url, timeout=30, limits=httpx.Limits(max_connections=at_once)) as http,
-            ThreadPoolExecutor(at_once) as pool,
-        ):
-            headers = {"Authorization": f"Bearer {self.token}"}
-            return list(pool.map(lambda q: http.post("/v1/outcomes/tables", json=q, headers=headers), questions))
+        with httpx.Client(base_url=self.partner.base_url, timeout=30) as http, ThreadPoolExecutor(at_once) as pool:
+            return list(pool.map(lambda q: ask_until_answered(http, q, self.token), questions))
 
     def table(self, table_id, *, token=None):
         return self.partner.get(f"/v1/outcomes/tables/{table_id}", token=token or self.token)

@@ -222,7 +222,7 @@ def test_one_entry_that_cannot_be_written_takes_no_other_with_it(partner, servic
     def access(outcome):
         at = datetime.now(UTC)
         own = UUID(partner.partner_id)
-        return Access(own, at, "x", None, "read", "GET /x", outcome, None, "r", None, None, [], also_of=[uuid4() for _ in range(200)])
+        return Access(own, at, "x", None, "read", "GET /x", outcome, None, "r", None, None, [], also_of=[uuid4() for _ in range(100)])
 
     async def storm():
         entries = [service.house.trail.write(access(200)) for _ in range(60)] + [service.house.trail.write(access(2**40))]
