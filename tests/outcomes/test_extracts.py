@@ -264,7 +264,7 @@ def test_too_few_people_end_the_order_with_a_problem_that_gives_no_number(desk):
 
 
 def test_a8_linking_a_registry_with_an_extract_singles_nobody_out_and_two_extracts_share_no_pseudonym(desk, record_property):
-    facts = people(5_000 if ATTACK else 2_000, seed=8)
+    facts = people(5_000 if ATTACK else 1_500, seed=8)
     desk.freeze(facts)
     for profile, more in (("safe_harbor", {}), ("expert", {"determination_id": "ED-1"})):
         first, second = desk.made(profile=profile, **more), desk.made(profile=profile, **more)
