@@ -263,7 +263,7 @@ def others_trust(other, episode):
 
 def others_outcomes(other):
     """A table that was asked for, and an extract that was ordered, of the other partner."""
-    there = Population(None, other, other.database_url).freeze([(20, {})])
+    there = Population(None, other, other.database_url).freeze([])
     token = there.new_token("outcomes:read outcomes:extract")
     ordered = other.post("/v1/outcomes/extracts", BODIES["POST /v1/outcomes/extracts"], token=token)
     return {"table_id": there.ask().json()["id"], "extract_id": ordered["id"]}

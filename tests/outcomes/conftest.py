@@ -19,6 +19,7 @@ from app.domain.quarters import frozen_by
 from app.keys.provider import read_key_ring
 from app.releasing import make_releases
 from app.store.database import clock
+from tests.conftest import HOME, Clock, Service, settings_of
 
 ATTACK = bool(os.environ.get("IPT_ATTACK"))
 SHOWN_AFTER = 0.35
@@ -240,6 +241,19 @@ def values_of(table, measure=None):
             if measure is None or m["name"] == measure:
                 found[key if measure else (*key, m["name"])] = m
     return found
+
+
+@pytest.fixture(scope="session")
+def database_url(databases, worker_name):
+    """A database for these tests: facts and their people are put in without a feed, which others' tests hold every row against."""
+    return databases.create(f"ipt_outcomes_{worker_name}")
+
+
+@pytest.fixture(scope="session")
+def service(database_url):
+    running = Service(settings_of(database_url, Path(os.environ[HOME])), Clock()).start()
+    yield running
+    running.stop()
 
 
 @pytest.fixture(autouse=True)
