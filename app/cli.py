@@ -5,7 +5,7 @@ import json
 import os
 import socket
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
 from functools import partial
@@ -32,7 +32,7 @@ from app.domain.errors import CommandRefused, Refusal
 from app.keys.cipher import KeyMissing
 from app.keys.jws import KeyRefused
 from app.keys.provider import create_key_file, read_keys
-from app.launch import database_for, owner_of, run_as_owner, share_with_processes, worker_beside
+from app.launch import as_owner, database_for, owner_of, share_with_processes, worker_beside
 from app.launch import migrate as migrate_database
 from app.main import create_app, key_provider
 from app.patience import PatientProtocol
@@ -167,12 +167,6 @@ def openapi() -> None:
     sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=False, sort_keys=True) + "\n")
 
 
-def _as_owner(job: Callable[[Database, Settings], Coroutine[Any, Any, Any]]) -> Any:
-    """Run a job as the owner of the schema, on the given, running or started database."""
-    with database_for(Settings(), attach=True) as ready:
-        return run_as_owner(ready, job)
-
-
 @partner_app.command("add")
 def partner_add(
     name: str,
@@ -192,13 +186,13 @@ def partner_add(
         "classifier_on": classifier,
     }
     kind = "sandbox" if sandbox else "live"
-    console.print(str(_as_owner(lambda database, _: operators.register_partner(database, name, kind, setting, utc_now()))))
+    console.print(str(as_owner(lambda database, _: operators.register_partner(database, name, kind, setting, utc_now()))))
 
 
 @partner_app.command("list")
 def partner_list() -> None:
     """List the partners."""
-    for row in _as_owner(lambda database, _: operators.list_partners(database)):
+    for row in as_owner(lambda database, _: operators.list_partners(database)):
         console.print(f"{row['partner_id']}  {row['kind']:8}  {row['name']}")
 
 
@@ -213,14 +207,14 @@ def client_add(
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not CLIENT_NAME.fullmatch(name):
         _stop(f"Unknown scopes: {', '.join(unknown)}" if unknown else "A client's name has 1 to 40 of a-z, 0-9 and -.")
-    client_id, secret = _as_owner(lambda database, _: operators.register_client(database, partner, name, scopes, utc_now()))
+    client_id, secret = as_owner(lambda database, _: operators.register_client(database, partner, name, scopes, utc_now()))
     console.print(f"client_id      {client_id}\nclient_secret  {secret}\n\nThe secret is not kept and cannot be shown again.")
 
 
 @client_app.command("list")
 def client_list(partner: UUID) -> None:
     """List a partner's clients."""
-    for row in _as_owner(lambda database, _: operators.list_clients(database, partner)):
+    for row in as_owner(lambda database, _: operators.list_clients(database, partner)):
         state = "disabled" if row["disabled_at"] else "active"
         console.print(f"{row['partner_id']}.{row['name']}  {state}  {' '.join(row['scopes'])}")
 
@@ -228,7 +222,7 @@ def client_list(partner: UUID) -> None:
 @client_app.command("disable")
 def client_disable(client_id: str) -> None:
     """Disable a client: its tokens are refused within five seconds."""
-    _as_owner(lambda database, _: operators.turn_client_off(database, client_id, utc_now()))
+    as_owner(lambda database, _: operators.turn_client_off(database, client_id, utc_now()))
     console.print("Disabled.")
 
 
@@ -241,7 +235,7 @@ def client_key_add(client_id: str, public_jwk: Annotated[Path, typer.Argument(he
         _stop(f"{public_jwk} cannot be read as JSON: {error}")
     if not isinstance(jwk, dict):
         _stop(f"{public_jwk} is not one JWK.")
-    console.print(_as_owner(lambda database, _: operators.register_client_key(database, client_id, jwk, utc_now())))
+    console.print(as_owner(lambda database, _: operators.register_client_key(database, client_id, jwk, utc_now())))
 
 
 @key_app.command("init")
@@ -260,7 +254,7 @@ def key_rotate(
     async def job(database: Database, ready: Settings) -> str:
         return await operators.rotate_signing_key(database, read_keys(key_provider(ready)), timedelta(seconds=overlap_seconds), utc_now())
 
-    console.print(f"kid {_as_owner(job)}")
+    console.print(f"kid {as_owner(job)}")
 
 
 def _check_port(settings: Settings) -> None:

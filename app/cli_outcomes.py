@@ -1,10 +1,9 @@
 """Commands of anonymised outcomes: operators, caps, the network, the journal of releases, leaked extracts; and the synthetic cohort."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 from uuid import UUID
 
 import typer
@@ -12,11 +11,12 @@ from rich.console import Console
 
 from app.actions import operators, privacy_caps
 from app.actions.releases import Journal
+from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.config import Settings
 from app.domain.outcome_tables import HIGHEST_CAP, MICRO
 from app.keys.provider import read_keys
-from app.launch import database_for, migrate, owner_of, run_as_owner
+from app.launch import as_owner, database_for, migrate, owner_of
 from app.main import key_provider
 from app.releasing import freeze_partner, freeze_quarters, make_releases, reconcile
 from app.sandbox.cohort_loading import LARGEST_COHORT, Cohort, load_cohort
@@ -31,18 +31,13 @@ Operator = Annotated[str, typer.Option("--operator", help="Your own name")]
 
 
 def _now() -> datetime:
-    return clock(lambda: datetime.now(UTC))
-
-
-def _as_owner(job: Callable[[Database], Coroutine[Any, Any, Any]]) -> Any:
-    with database_for(Settings(), attach=True) as ready:
-        return run_as_owner(ready, lambda database, _: job(database))
+    return clock(utc_now)
 
 
 @operator_app.command("add")
 def operator_add(name: str) -> None:
     """Become an operator: run it yourself, your secret is shown once. The first two are simply added; from then on two operators must approve."""
-    secret, proposal = _as_owner(lambda database: privacy_caps.add_operator(database, name, _now()))
+    secret, proposal = as_owner(lambda database, _: privacy_caps.add_operator(database, name, _now()))
     console.print(f"Operator {name}\nsecret    {secret}\n\nThe secret is not kept and cannot be shown again.")
     if proposal is not None:
         console.print(f"It works once two operators have approved: ipt operator approve {proposal} --operator <name>")
@@ -51,7 +46,7 @@ def operator_add(name: str) -> None:
 @operator_app.command("list")
 def operator_list() -> None:
     """List the operators, and what waits for a second one."""
-    people, waiting = _as_owner(privacy_caps.list_operators)
+    people, waiting = as_owner(lambda database, _: privacy_caps.list_operators(database))
     for row in people:
         console.print(f"{row['name']}  {'disabled' if row['disabled_at'] else 'active'}")
     for row in waiting:
@@ -62,14 +57,14 @@ def operator_list() -> None:
 @operator_app.command("disable")
 def operator_disable(name: str, operator: Operator, secret: Secret) -> None:
     """Disable an operator."""
-    _as_owner(lambda database: privacy_caps.disable_operator(database, name, operator, secret, _now()))
+    as_owner(lambda database, _: privacy_caps.disable_operator(database, name, operator, secret, _now()))
 
 
 @operator_app.command("approve")
 def operator_approve(proposal: UUID, operator: Operator, secret: Secret) -> None:
     """Approve what another operator has proposed: it takes effect now."""
     ring = read_keys(key_provider(Settings()))
-    found = _as_owner(lambda database: privacy_caps.approve(database, ring, proposal, operator, secret, _now()))
+    found = as_owner(lambda database, _: privacy_caps.approve(database, ring, proposal, operator, secret, _now()))
     console.print(found)
 
 
@@ -83,7 +78,7 @@ def outcomes_cap(
     secret: Secret,
 ) -> None:
     """Propose another cap for one privacy budget. Another operator must approve it."""
-    _tell_proposed(_as_owner(lambda database: privacy_caps.propose_cap(database, population, quarter, scope, epsilon, operator, secret, _now())))
+    _tell_proposed(as_owner(lambda database, _: privacy_caps.propose_cap(database, population, quarter, scope, epsilon, operator, secret, _now())))
 
 
 @outcomes_app.command("join")
@@ -94,13 +89,13 @@ def outcomes_join(
     secret: Secret,
 ) -> None:
     """Propose that a partner joins the network of its kind. The declared size decides whether there are enough, never a count."""
-    _tell_proposed(_as_owner(lambda database: privacy_caps.propose_membership(database, partner, patients, operator, secret, _now())))
+    _tell_proposed(as_owner(lambda database, _: privacy_caps.propose_membership(database, partner, patients, operator, secret, _now())))
 
 
 @outcomes_app.command("leave")
 def outcomes_leave(partner: UUID, operator: Operator, secret: Secret) -> None:
     """Propose that a partner leaves the network. What was released stays."""
-    _tell_proposed(_as_owner(lambda database: privacy_caps.propose_membership(database, partner, None, operator, secret, _now())))
+    _tell_proposed(as_owner(lambda database, _: privacy_caps.propose_membership(database, partner, None, operator, secret, _now())))
 
 
 def _tell_proposed(proposal: UUID) -> None:
@@ -110,7 +105,7 @@ def _tell_proposed(proposal: UUID) -> None:
 @outcomes_app.command("budgets")
 def outcomes_budgets(population: Annotated[str, typer.Argument(help="A partner's id, or network-live, or network-sandbox")]) -> None:
     """Show what is spent of each budget, and whether it is what its spendings add up to."""
-    rows = _as_owner(lambda database: privacy_caps.show_budgets(database, population))
+    rows = as_owner(lambda database, _: privacy_caps.show_budgets(database, population))
     if not rows:
         console.print("There is no budget yet: budgets open when a quarter is frozen.")
     for row in rows:
@@ -178,7 +173,7 @@ def _worker(ready: Settings) -> Database:
 def outcomes_trace(file: Path) -> None:
     """Name the order that a leaked extract (CSV, NDJSON or Parquet) comes from, by its made-up records."""
     ring = read_keys(key_provider(Settings()))
-    found = _as_owner(lambda database: privacy_caps.trace(database, ring, file))
+    found = as_owner(lambda database, _: privacy_caps.trace(database, ring, file))
     for row in found:
         console.print(f"extract {row['id']}  client {row['client_id']}  agreement {row['agreement_id']}  {row['hits']} of {row['of']} marks")
     if not found:

@@ -19,7 +19,7 @@ from app.domain.audit import FIRST_PREVIOUS, Fault, check_seal, hash_of_seal
 from app.keys.jws import TokenRefused
 from app.keys.provider import KeyFile, add_key, drop_key, parsed, use_key
 from app.keys.tokens import read_seal
-from app.launch import database_for, run_as_owner
+from app.launch import as_owner
 
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -70,8 +70,7 @@ def key_drop(version: int) -> None:
 
 
 def _wrapped() -> dict[int, int]:
-    with database_for(Settings(), attach=True) as ready:
-        found: dict[int, int] = run_as_owner(ready, lambda database, _: wrapped_under(database))
+    found: dict[int, int] = as_owner(lambda database, _: wrapped_under(database))
     return found
 
 

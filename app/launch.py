@@ -101,6 +101,12 @@ def run_as_owner(settings: Settings, job: Callable[[Database, Settings], Corouti
     return asyncio.run(done())
 
 
+def as_owner(job: Callable[[Database, Settings], Coroutine[Any, Any, Any]]) -> Any:
+    """Run a job as the owner of the schema, on the given, running or started database of the environment's settings."""
+    with database_for(Settings(), attach=True) as ready:
+        return run_as_owner(ready, job)
+
+
 @contextmanager
 def worker_beside(settings: Settings) -> Iterator[None]:
     """Run the worker as a process of its own beside the API; it goes with this one, however that ends."""

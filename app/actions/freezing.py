@@ -9,14 +9,14 @@ from uuid import UUID
 
 from app.actions.scoring import BY_PATIENT, score_of
 from app.domain.instruments import is_adult
-from app.domain.outcome_facts import EndedCourse, describe, fact_of, follow_up_fact
+from app.domain.outcome_facts import EndedCourse, describe, fact_of, follow_up_fact, may_be_counted
 from app.domain.outcome_tables import CAPS, schema_version
 from app.domain.people import today_of
 from app.domain.phase import FINAL_MEASURE_WITHIN
 from app.domain.quarters import Quarter, frozen_by, quarter_from
 from app.domain.scoring import Score
 from app.store.database import Connection, Row
-from app.store.facts import add_facts, add_quarter, ended_between, followed_up_between, frozen_quarters, may_be_counted, used_already, work_of
+from app.store.facts import add_facts, add_quarter, ended_between, followed_up_between, frozen_quarters, standing_of, used_already, work_of
 from app.store.releases import add_budget
 
 PEOPLE_AT_ONCE = 500
@@ -66,7 +66,7 @@ async def freeze_quarter(connection: Connection, quarter: Quarter, now: datetime
 
 async def _facts(connection: Connection, quarter: Quarter, kind: str, people: Sequence[Sequence[Row]]) -> list[dict[str, Any]]:
     """Return one fact for each person who may be counted: of the first of their courses that can give one."""
-    counted = await may_be_counted(connection, kind, [own[0]["person_id"] for own in people])
+    counted = may_be_counted(*await standing_of(connection, kind, [own[0]["person_id"] for own in people]))
     used = await used_already(connection, kind, [r["id"] for own in people for r in own])
     rows = [r for own in people for r in own if r["person_id"] in counted and r["id"] not in used]
     facts: dict[UUID, dict[str, Any]] = {}

@@ -19,6 +19,7 @@ from app.domain.outcome_tables import (
     CONSUMER_CAP,
     DATASETS,
     FOLLOW_UP,
+    MICRO,
     NETWORKS,
     POPULATION,
     NetworkTooSmall,
@@ -26,6 +27,7 @@ from app.domain.outcome_tables import (
     PrivacyBudgetSpent,
     Question,
     cells_of,
+    consumer_scope,
     dimensions,
     families,
     question_from,
@@ -42,7 +44,7 @@ SHOWN_AFTER = timedelta(seconds=2)
 
 def consumer_of(visit: Visit) -> str:
     """Return the scope of the consumer's own budget."""
-    return f"consumer|{visit.caller.client_id.partition('.')[2]}"
+    return consumer_scope(visit.caller.client_id.partition(".")[2])
 
 
 async def populations_of(visit: Visit) -> dict[str, UUID]:
@@ -73,7 +75,9 @@ async def order_table(visit: Visit, question: Question) -> Row:
     if new:
         await charge_population(visit.connection, population, release, question)
         await add_job(visit.connection, release["id"], population, "release", visit.now)
-    return await released_to(visit.connection, [population], consumer, release["id"]) or release
+    asked = await released_to(visit.connection, [population], consumer, release["id"])
+    assert asked is not None  # this consumer's spending stands there now
+    return asked
 
 
 def new_release(question: Question, population: UUID, now: datetime, *, standard: bool) -> dict[str, Any]:
@@ -120,10 +124,6 @@ async def read_table(visit: Visit, table_id: UUID) -> dict[str, Any]:
     return described(release, visit.now)
 
 
-def _listed(release: Row, now: datetime) -> dict[str, Any]:
-    return {k: v for k, v in described(release, now).items() if k not in {"mechanism", "cells"}}
-
-
 def is_ready(release: Row, now: datetime) -> bool:
     """Tell whether a release is shown: it was made, and two seconds have passed since this consumer asked."""
     if release["released_at"] is None:
@@ -133,9 +133,15 @@ def is_ready(release: Row, now: datetime) -> bool:
 
 def described(release: Row, now: datetime) -> dict[str, Any]:
     """Return a release as it is shown; the same bytes every time once it is ready."""
+    ready = is_ready(release, now)
+    return listed(release, now) | {"mechanism": release["mechanism"] if ready else None, "cells": _cells(release) if ready else None}
+
+
+def listed(release: Row, now: datetime) -> dict[str, Any]:
+    """Return what a release is, without its numbers."""
     question = release["question"]
     ready = is_ready(release, now)
-    found = {
+    return {
         "id": release["id"],
         "status": "ready" if ready else "ordered",
         "schema_version": question["schema_version"],
@@ -146,10 +152,7 @@ def described(release: Row, now: datetime) -> dict[str, Any]:
         "micro_epsilon": question["micro_epsilon"],
         "standard": release["standard"],
         "ready_at": None if ready or release["standard"] else release["asked_at"] + SHOWN_AFTER,
-        "mechanism": release["mechanism"] if ready else None,
-        "cells": None,
     }
-    return found | {"cells": _cells(release)} if ready else found
 
 
 def _cells(release: Row) -> list[dict[str, Any]]:
@@ -193,7 +196,7 @@ async def read_offer(visit: Visit, period: Quarter | None) -> dict[str, Any]:
         {"period": q, "micro_epsilon_left": CONSUMER_CAP if (b := left.get((visit.caller.partner_id, q, consumer))) is None else _left(b)}
         for q in reversed(quarters)
     ]
-    return {"periods": periods, "consumer": own, "tables": [_listed(r, visit.now) for r in released]}
+    return {"periods": periods, "consumer": own, "tables": [listed(r, visit.now) for r in released]}
 
 
 def _left(budget: Mapping[str, Any] | None) -> int:
@@ -203,4 +206,4 @@ def _left(budget: Mapping[str, Any] | None) -> int:
 def question_of(release: Row) -> Question:
     """Return the question that a release answers."""
     q = release["question"]
-    return question_from(q["dataset"], quarter_from(q["period"]), q["family"], q["dimensions"], q["micro_epsilon"] / 1_000_000)
+    return question_from(q["dataset"], quarter_from(q["period"]), q["family"], q["dimensions"], q["micro_epsilon"] / MICRO)

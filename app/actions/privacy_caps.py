@@ -18,7 +18,7 @@ from uuid_utils.compat import uuid7
 from app.actions.door import CLIENT_NAME
 from app.actions.extracts import canary_ids
 from app.domain.errors import CommandRefused, Fault, Invalid, NotFound
-from app.domain.outcome_tables import CONSUMER_CAP, FOLLOW_UP, HIGHEST_CAP, MICRO, NETWORKS, POPULATION, schema_version
+from app.domain.outcome_tables import CONSUMER_CAP, FOLLOW_UP, HIGHEST_CAP, MICRO, NETWORKS, POPULATION, consumer_scope, schema_version
 from app.domain.quarters import frozen_by, quarter_from
 from app.keys.cipher import KeyRing
 from app.store.audit import Access, insert_access
@@ -101,7 +101,7 @@ async def propose_cap(database: Database, population: str, quarter: str, scope: 
     if not 0 <= cap <= HIGHEST_CAP:
         raise Invalid(faults=[Fault("/epsilon", f"lies between 0 and {HIGHEST_CAP // MICRO}")])
     quarter_from(quarter)
-    proposal = {"population": str(population_from(population)), "quarter": quarter, "scope": f"consumer|{name}" if name else scope, "cap": cap}
+    proposal = {"population": str(population_from(population)), "quarter": quarter, "scope": consumer_scope(name) if name else scope, "cap": cap}
     return await _proposed(database, "cap", proposal, by, secret, now)
 
 

@@ -8,6 +8,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from app.actions.extracts import (
+    APPROVALS_NEEDED,
     approve_extract,
     cancel_extract,
     fetch_file,
@@ -56,7 +57,7 @@ class ExtractOut(Out):
     profile: str
     order: dict[str, Any]
     approvals: list[ApprovalOut]
-    approvals_needed: int = 2
+    approvals_needed: int = APPROVALS_NEEDED
     failure: str | None = Field(description="The type of the problem when it failed; see /problems/k-unreachable")
     manifest: dict[str, Any] | None
     ordered_at: Moment

@@ -20,6 +20,7 @@ from app.domain.outcome_tables import (
     CONSUMER_CAP,
     EPSILONS,
     HIGHEST_CAP,
+    MICRO,
     ROUNDED_TO,
     SHOWN_FROM,
     advantage,
@@ -236,7 +237,7 @@ def _picture(found: Row) -> Picture:
         high = max([1.0, *((d.value or 0) + (d.accuracy or 0) for d in dots)])
     by = " and ".join(found["dimensions"]).replace("_", " ")
     note = (
-        f"Noise was added to every number (epsilon {found['micro_epsilon'] / 1_000_000:g}). Lines: the true figure, with 95 %."
+        f"Noise was added to every number (epsilon {found['micro_epsilon'] / MICRO:g}). Lines: the true figure, with 95 %."
         f" Below {SHOWN_FROM} people nothing is shown. Cells do not add up."
     )
     title = f"{family.title}{f' by {by}' if by else ''}, {found['period']}, {'own patients' if found['dataset'] == 'partner' else 'network'}"

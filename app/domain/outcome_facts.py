@@ -1,12 +1,14 @@
 """What one course, or one follow-up, contributes to anonymised outcomes: codes and small whole numbers, by the rules of `outcomes`."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date
-from typing import Any, TypeVar
+from datetime import date, datetime
+from typing import Any
+from uuid import UUID
 
 from app.domain.instruments import ADULT_AGE, instrument, is_adult
-from app.domain.outcome_tables import dimensions
+from app.domain.outcome_tables import EPISODES_IN_A_LIFE, dimensions
 from app.domain.outcomes import Pair, finished_course, pair_of, verdict
 from app.domain.scoring import Score, band_of
 
@@ -15,8 +17,6 @@ REMOTE_SHARE = 0.8  # own design: four of five
 AGE_BANDS = ((18, "under_18"), (26, "18_to_25"), (41, "26_to_40"), (65, "41_to_64"))
 SESSION_BANDS = ((4, "1_to_3"), (8, "4_to_7"), (13, "8_to_12"))
 OLDEST_DECADE = 90  # Source: HIPAA Safe Harbor, 45 CFR 164.514(b)(2)(i)(C): 90 and over are one category
-
-P = TypeVar("P")
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,21 +139,51 @@ def _recovered_within(course: EndedCourse, pair: Pair) -> str | None:
     return "not_recovered" if first is None else session_band(sum(day <= first for day in days))
 
 
-def not_counted(merged: Mapping[P, P], hidden: Iterable[P], withdrawn: Iterable[P], facts: Iterable[P]) -> set[P]:
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision on consent to analytics, by a registration; they come in the order in which they were decided."""
+
+    registration: UUID
+    given: bool
+    recorded_at: datetime
+
+
+def may_be_counted(person_of: Mapping[UUID, UUID], hidden: Iterable[UUID], decisions: Iterable[Decision], facts: Iterable[UUID]) -> set[UUID]:
+    """Return which persons may give a fact: the newest decision is a consent, nothing restricts or erases, the bound of a life is not reached.
+
+    `person_of`: registration to person; `facts`: the registration of each fact of this kind that there is.
+    """
+    number = Counter(person_of[one] for one in facts)
+    full = {person for person, there in number.items() if there >= EPISODES_IN_A_LIFE}
+    return _consenting(person_of, decisions) - {person_of[one] for one in hidden} - full
+
+
+def _consenting(person_of: Mapping[UUID, UUID], decisions: Iterable[Decision]) -> set[UUID]:
+    newest = {person_of.get(d.registration, d.registration): d.given for d in decisions}
+    return {person for person, given in newest.items() if given}
+
+
+def not_counted(
+    merged: Mapping[UUID, UUID], hidden: Iterable[UUID], decisions: Sequence[Decision], frozen_at: datetime, facts: Iterable[UUID]
+) -> set[UUID]:
     """Return the registrations whose frozen facts are not counted.
 
-    Those of persons who are restricted, were erased, or have withdrawn consent since the freeze, by whichever registration; and all but the
-    first of several that were found to be one person since. `merged`: registration to person; `facts`: registrations in `merged` (either side) that have a fact.
+    Those of persons who are restricted, were erased, have withdrawn consent since the freeze, or whose newest decision is a refusal, by whichever
+    registration; and all but the first of several that were found to be one person since. `merged`: registration to person; `decisions`: every
+    one of the persons who have ever refused; `facts`: registrations in `merged` (either side) that have a fact.
     """
-    registrations: dict[P, set[P]] = {}
+    registrations: dict[UUID, set[UUID]] = {}
     for registration, person in merged.items():
         registrations.setdefault(person, {person}).add(registration)
-    out: set[P] = set()
-    for one in (*hidden, *withdrawn):
+    since = {d.registration for d in decisions if not d.given and d.recorded_at > frozen_at}
+    consenting = _consenting(merged, decisions)
+    refusing = {d.registration for d in decisions if merged.get(d.registration, d.registration) not in consenting}
+    out: set[UUID] = set()
+    for one in (*hidden, *since, *refusing):
         person = merged.get(one, one)
         out |= registrations.get(person, {person})
-    first: set[P] = set()
-    for one in sorted(facts, key=str):
+    first: set[UUID] = set()
+    for one in sorted(facts):
         person = merged.get(one, one)
         if one not in out and person in first:
             out.add(one)

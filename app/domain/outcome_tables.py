@@ -196,6 +196,11 @@ def cells_of(dims: Sequence[Dimension]) -> list[tuple[str, ...]]:
     return list(product(*(d.categories for d in dims)))
 
 
+def consumer_scope(client_name: str) -> str:
+    """Return the scope of one client's own budget."""
+    return f"consumer|{client_name}"
+
+
 def network_is_open(declared: Mapping[UUID, int]) -> bool:
     """Tell whether a network may be asked about: by what partners have declared, never by what was counted."""
     whole = sum(declared.values())

@@ -7,7 +7,7 @@ The rows have no history: nothing is told to the change feed, so phones and webh
 import asyncio
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from uuid import UUID
 
@@ -57,9 +57,7 @@ async def load_cohort(cohort: Cohort, console: Console, now: datetime) -> None:
         async with database.transaction(cohort.partner_id) as connection:
             if await partner_kind(connection) != "sandbox":
                 raise SandboxOnly
-            cohort = Cohort(
-                cohort.url, cohort.keys, cohort.partner_id, cohort.patients, cohort.seed, cohort.today, await _clinicians(connection, now)
-            )
+            cohort = replace(cohort, clinicians=await _clinicians(connection, now))
             await connection.commit()
         batches = [(n, min(n + COURSES_AT_ONCE, cohort.patients)) for n in range(0, cohort.patients, COURSES_AT_ONCE)]
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -3,7 +3,6 @@
 Only the worker's role can read facts. What is counted never leaves this process without noise.
 """
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
@@ -13,8 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from app.domain.lifecycle import ENDED
-from app.domain.outcome_facts import not_counted
-from app.domain.outcome_tables import EPISODES_IN_A_LIFE, Component, Family
+from app.domain.outcome_facts import Decision, not_counted
+from app.domain.outcome_tables import Component, Family
 from app.store.database import Connection, Row
 from app.store.rows import own
 from app.store.tables.outcomes import outcome_fact, outcome_quarter
@@ -88,26 +87,38 @@ async def followed_up_between(connection: Connection, months: int, begins: date,
     return await connection.rows(query.order_by(root, u.c.held_on, u.c.id, a.c.answered_at.desc()))
 
 
-async def may_be_counted(connection: Connection, kind: str, person_ids: Sequence[UUID]) -> set[UUID]:
-    """Return which persons may give a fact: consent is given, nothing restricts or erases, and the bound of a life is not reached."""
-    p, c, f = patient, consent, outcome_fact
-    people = await connection.rows(
-        sa.select(p.c.id, p.c.merged_into, p.c.restricted_because, p.c.erased_at).where(
-            own(connection, p), sa.or_(p.c.id.in_(person_ids), p.c.merged_into.in_(person_ids))
-        )
-    )
+async def standing_of(
+    connection: Connection, kind: str, person_ids: Sequence[UUID]
+) -> tuple[dict[UUID, UUID], list[UUID], list[Decision], list[UUID]]:
+    """Return what decides whether some persons may give a fact (`may_be_counted`).
+
+    Their registrations, those that are restricted or erased, the decisions on consent, and the registration of each fact that there is.
+    """
+    p, f = patient, outcome_fact
+    among = sa.or_(p.c.id.in_(person_ids), p.c.merged_into.in_(person_ids))
+    people = await _people(connection, among)
     person_of = {r["id"]: r["merged_into"] or r["id"] for r in people}
-    held_back = {person_of[r["id"]] for r in people if r["restricted_because"] or r["erased_at"]}
-    decisions = await connection.rows(
-        sa.select(c.c.patient_id, c.c.given)
-        .where(own(connection, c), c.c.patient_id.in_(list(person_of)), c.c.purpose == PURPOSE)
-        .order_by(c.c.decided_at, c.c.id)
+    mine = f.c.patient_id.in_(list(person_of))
+    facts = await connection.rows(sa.select(f.c.patient_id).where(own(connection, f), mine, f.c.kind == kind))
+    return person_of, _hidden(people), await _decisions(connection, list(person_of)), [r["patient_id"] for r in facts]
+
+
+async def _people(connection: Connection, wanted: sa.ColumnElement[bool]) -> list[Row]:
+    p = patient
+    return await connection.rows(sa.select(p.c.id, p.c.merged_into, p.c.restricted_because, p.c.erased_at).where(own(connection, p), wanted))
+
+
+def _hidden(people: Sequence[Row]) -> list[UUID]:
+    return [r["id"] for r in people if r["restricted_because"] or r["erased_at"]]
+
+
+async def _decisions(connection: Connection, registrations: Sequence[UUID]) -> list[Decision]:
+    """Return every decision of some registrations on consent to analytics, the oldest first."""
+    c = consent
+    query = sa.select(c.c.patient_id, c.c.given, c.c.created_at).where(
+        own(connection, c), c.c.purpose == PURPOSE, c.c.patient_id == sa.any_(_ids(registrations))
     )
-    given = {person_of[r["patient_id"]]: r["given"] for r in decisions}
-    counted = await connection.rows(sa.select(f.c.patient_id).where(own(connection, f), f.c.patient_id.in_(list(person_of)), f.c.kind == kind))
-    number = Counter(person_of[r["patient_id"]] for r in counted)
-    full = {person for person, facts in number.items() if facts >= EPISODES_IN_A_LIFE}
-    return {person for person, yes in given.items() if yes} - held_back - full
+    return [Decision(r["patient_id"], r["given"], r["created_at"]) for r in await connection.rows(query.order_by(c.c.decided_at, c.c.id))]
 
 
 async def used_already(connection: Connection, kind: str, episode_ids: Sequence[UUID]) -> set[UUID]:
@@ -151,22 +162,14 @@ async def left_out(connection: Connection, quarter: str, kind: str) -> tuple[lis
     p, c, f, q = patient, consent, outcome_fact, outcome_quarter
     frozen_at = await connection.value(sa.select(q.c.frozen_at).where(q.c.partner_id == connection.partner_id, q.c.quarter == quarter))
     changed = sa.or_(p.c.merged_into.is_not(None), p.c.restricted_because.is_not(None), p.c.erased_at.is_not(None))
-    people = await connection.rows(sa.select(p.c.id, p.c.merged_into, p.c.restricted_because, p.c.erased_at).where(own(connection, p), changed))
-    merged = {r["id"]: r["merged_into"] for r in people if r["merged_into"]}
-    hidden = [r["id"] for r in people if r["restricted_because"] or r["erased_at"]]
+    people = await _people(connection, changed)
+    merged: dict[UUID, UUID] = {r["id"]: r["merged_into"] for r in people if r["merged_into"]}
     several = f.c.patient_id == sa.any_(_ids([*merged, *merged.values()]))
     facts = await connection.rows(sa.select(f.c.patient_id).where(own(connection, f), f.c.quarter == quarter, f.c.kind == kind, several))
-    refused = sa.select(c.c.patient_id).where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given)
-    decisions = await connection.rows(
-        sa.select(c.c.patient_id, c.c.given, c.c.created_at)
-        .where(own(connection, c), c.c.purpose == PURPOSE, c.c.patient_id.in_(refused))
-        .order_by(c.c.decided_at, c.c.id)
-    )
-    newest = {r["patient_id"]: r["given"] for r in decisions}
-    withdrawn = {r["patient_id"] for r in decisions if not r["given"] and r["created_at"] > frozen_at} | {
-        i for i, given in newest.items() if not given
-    }
-    return sorted(not_counted(merged, hidden, withdrawn, [r["patient_id"] for r in facts])), merged
+    refused = await connection.rows(sa.select(c.c.patient_id).distinct().where(own(connection, c), c.c.purpose == PURPOSE, ~c.c.given))
+    who = {merged.get(one, one) for one in (UUID(str(r["patient_id"])) for r in refused)}
+    decisions = await _decisions(connection, [*who, *(registration for registration, person in merged.items() if person in who)])
+    return sorted(not_counted(merged, _hidden(people), decisions, frozen_at, [r["patient_id"] for r in facts])), merged
 
 
 def _ids(ids: Sequence[UUID]) -> Any:

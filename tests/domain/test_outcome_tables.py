@@ -1,6 +1,6 @@
 """Anonymised outcomes as rules: what one person can move, what is shown, what a fact says, who is not counted."""
 
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from uuid import UUID
 
 import pytest
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.instruments import instrument
-from app.domain.outcome_facts import AGE_BANDS, EndedCourse, describe, fact_of, follow_up_fact, not_counted
+from app.domain.outcome_facts import AGE_BANDS, Decision, EndedCourse, describe, fact_of, follow_up_fact, may_be_counted, not_counted
 from app.domain.outcome_tables import (
     CAPS,
     EPSILONS,
@@ -208,14 +208,42 @@ def test_severity_at_the_start_is_the_band_of_the_first_score():
     assert fact_of(course(first=16, last=4))["severity_at_start"] == "moderately_severe"
 
 
+A, B, C, D, X, Y = (UUID(int=n) for n in range(1, 7))
+FROZEN = datetime(2026, 4, 15, tzinfo=UTC)
+
+
+def said(*pairs, days=-30):
+    """Decisions in their order: who, and whether consent was given; recorded so many days after the freeze."""
+    return [Decision(who, given, FROZEN + timedelta(days=days)) for who, given in pairs]
+
+
 def test_who_is_not_counted():
-    merged = {"b": "a", "d": "c"}
-    assert not_counted(merged, [], [], ["a", "b", "c"]) == {"b"}
-    assert not_counted(merged, ["b"], [], ["a", "b"]) == {"a", "b"}
-    assert not_counted(merged, [], ["a"], ["a", "b"]) == {"a", "b"}
-    assert not_counted(merged, ["x"], ["y"], []) == {"x", "y"}
-    assert not_counted({}, [], [], []) == set()
-    assert not_counted(merged, [], [], ["d"]) == set()
+    merged = {B: A, D: C}
+    assert not_counted(merged, [], [], FROZEN, [A, B, C]) == {B}
+    assert not_counted(merged, [B], [], FROZEN, [A, B]) == {A, B}
+    assert not_counted(merged, [X], [], FROZEN, []) == {X}
+    assert not_counted({}, [], [], FROZEN, []) == set()
+    assert not_counted(merged, [], [], FROZEN, [D]) == set()
+
+
+def test_who_has_withdrawn_since_or_refuses_now_is_not_counted_by_whichever_registration():
+    merged = {B: A}
+    assert not_counted(merged, [], said((A, False), days=1), FROZEN, [A, B]) == {A, B}
+    assert not_counted(merged, [], said((X, False), (X, True), days=1), FROZEN, []) == {X}, "withdrawn since, and given again"
+    assert not_counted(merged, [], said((B, False), (A, True)), FROZEN, [A]) == set(), "one registration refused, the person consents"
+    assert not_counted(merged, [], said((A, True), (B, False)), FROZEN, [A]) == {A, B}
+    assert not_counted(merged, [], said((Y, True), (Y, False)), FROZEN, []) == {Y}, "a withdrawal that the freeze did not see"
+
+
+def test_who_may_be_counted():
+    person_of = {A: A, B: A, C: C}
+    yes = said((A, True), (C, True))
+    assert may_be_counted(person_of, [], yes, []) == {A, C}
+    assert may_be_counted(person_of, [], [], []) == set()
+    assert may_be_counted(person_of, [B], yes, []) == {C}
+    assert may_be_counted(person_of, [], said((A, True), (B, False), (C, True)), []) == {C}
+    assert may_be_counted(person_of, [], yes, [A, B, B]) == {C}, "three in a life, by all registrations"
+    assert may_be_counted(person_of, [], yes, [A, B]) == {A, C}
 
 
 def test_a_score_that_is_no_sum_gives_no_fact_of_change():

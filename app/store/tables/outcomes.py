@@ -6,12 +6,12 @@ open to every partner by a policy of their own: they hold what has been released
 
 import sqlalchemy as sa
 
+from app.domain.anonymity import PROFILES
 from app.domain.outcome_tables import HIGHEST_CAP
 from app.store.tables.frame import code, document, flag, maybe, metadata, moment, partner_table, text, whole
 
 KINDS = ("end", "follow_up_3", "follow_up_6")
 EXTRACT_STATUSES = ("awaiting_approval", "ordered", "ready", "failed", "cancelled", "expired")
-PROFILES = ("safe_harbor", "expert")
 NETWORK_TABLES = ("outcome_quarter", "outcome_release", "outcome_budget", "outcome_spend")
 
 outcome_quarter = partner_table(
@@ -93,7 +93,7 @@ outcome_extract = partner_table(
     "outcome_extract",
     text("client_id"),
     *code("status", EXTRACT_STATUSES),
-    *code("profile", PROFILES),
+    *code("profile", tuple(PROFILES)),
     document("order"),
     document("approvals"),
     document("manifest", nullable=True),
