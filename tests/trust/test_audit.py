@@ -216,16 +216,16 @@ def test_the_patients_of_a_list_stand_in_the_sealed_event_itself(partner):
 
 
 def test_one_entry_that_cannot_be_written_takes_no_other_with_it(partner, service):
-    """Group commit: two hundred accesses at once, one of them unfit."""
+    """Group commit: thirty accesses at once, more pointers than one statement takes, one access unfit."""
     from app.store.audit import Access  # noqa: PLC0415
 
     def access(outcome):
         at = datetime.now(UTC)
         own = UUID(partner.partner_id)
-        return Access(own, at, "x", None, "read", "GET /x", outcome, None, "r", None, None, [], also_of=[uuid4() for _ in range(100)])
+        return Access(own, at, "x", None, "read", "GET /x", outcome, None, "r", None, None, [], also_of=[uuid4() for _ in range(200)])
 
     async def storm():
-        entries = [service.house.trail.write(access(200)) for _ in range(60)] + [service.house.trail.write(access(2**40))]
+        entries = [service.house.trail.write(access(200)) for _ in range(30)] + [service.house.trail.write(access(2**40))]
         return await asyncio.gather(*entries, return_exceptions=True)
 
     loop = service.server.servers[0].get_loop()
