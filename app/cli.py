@@ -14,11 +14,11 @@ from types import FrameType
 from typing import Annotated, Any
 from uuid import UUID
 
+import asyncpg
 import typer
 import uvicorn
 from fastapi import FastAPI
 from rich.console import Console
-from sqlalchemy.exc import DBAPIError
 
 from app.actions import operators
 from app.actions.door import CLIENT_NAME, ClientRefused
@@ -287,7 +287,7 @@ def main() -> None:
         except DatabaseAway as error:
             sys.stderr.write(f"The database cannot be reached: {error.__cause__}\n")
             raise SystemExit(1) from None
-        except (OSError, DBAPIError) as error:
+        except (OSError, asyncpg.PostgresError) as error:
             sys.stderr.write(f"{type(error).__name__}: {str(error).splitlines()[0]}\n")
             raise SystemExit(1) from None
 

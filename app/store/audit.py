@@ -19,12 +19,12 @@ from uuid_utils.compat import uuid7
 from app.domain.audit import canonical, event_of
 from app.keys.cipher import KeyRing
 from app.store.database import Connection, Database, DatabaseAway, OutcomeUnknown, Row, TryAgain
+from app.store.statements import given, prepared
 from app.store.tables.door import security_event
 from app.store.tables.record import audit_event, audit_subject
 
 MOST_IN_ONE_INSERT = 200
 MOST_RESOURCES = 200
-MOST_POINTERS = 5_000  # four parameters each; a statement takes 32,767
 WRITE_WITHIN_SECONDS = 2.0
 STOP_WITHIN_SECONDS = 5.0
 
@@ -116,9 +116,18 @@ class Knock:
 async def insert_access(connection: Connection, access: Access, keys: KeyRing) -> None:
     """Insert one access in the transaction of the write that it belongs to."""
     row, others = access.rows(keys)
-    await connection.run(sa.insert(audit_event).values(row))
+    await connection.run(_event, **row)
     if others:
-        await connection.run(sa.insert(audit_subject).values(others))
+        await connection.run_many(_subject, others)
+
+
+def _row_of(table: sa.Table) -> sa.Insert:
+    return sa.insert(table).values({c.name: given(c.name, c) for c in table.c})
+
+
+_event = prepared(lambda: _row_of(audit_event))
+_subject = prepared(lambda: _row_of(audit_subject))
+_knock = prepared(lambda: _row_of(security_event))
 
 
 class AuditTrail:
@@ -188,10 +197,10 @@ class AuditTrail:
         knocks = [e.row() for e in entries if isinstance(e, Knock)]
         async with self._database.transaction(None) as connection:
             if accesses:
-                await connection.run(sa.insert(audit_event).values([row for row, _ in accesses]))
+                await connection.run_many(_event, [row for row, _ in accesses])
             others = [pointer for _, pointers in accesses for pointer in pointers]
-            for start in range(0, len(others), MOST_POINTERS):
-                await connection.run(sa.insert(audit_subject).values(others[start : start + MOST_POINTERS]))
+            if others:
+                await connection.run_many(_subject, others)
             if knocks:
-                await connection.run(sa.insert(security_event).values(knocks))
+                await connection.run_many(_knock, knocks)
             await connection.commit()

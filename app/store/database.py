@@ -1,29 +1,29 @@
 """Connection, transaction and confinement: the one place where SQL meets the wire.
 
 A transaction is opened together with its confinement in one round trip (`BEGIN; SET LOCAL app.partner_id = '<uuid>'`,
-a literal made from a validated UUID) on the driver's own connection. SQLAlchemy compiles and runs the statements of
-that transaction (in autocommit mode, so that it adds no BEGIN of its own).
+a literal made from a validated UUID) on a connection of asyncpg's pool. SQLAlchemy writes the statements (store/statements.py);
+asyncpg runs them.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import asyncpg
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+from app.store.statements import Compiled, Statement, compiled
 
 Row = dict[str, Any]
 
 CHECKOUT_SECONDS = 1.5  # the database away is answered within 2 s
 STATEMENT_SECONDS = 10
+STATEMENTS_KEPT = 500  # prepared on each connection; the service has some 300
 SESSION = {
     "application_name": "ipt",
     "lock_timeout": "3s",
@@ -36,6 +36,7 @@ UNIQUE_VIOLATION = "23505"
 AWAY = ("08", "57P", "57014", "53")
 OUT_OF_RANGE = ("22", "23514")
 DURABILITY = ("fsync", "full_page_writes")
+UNREACHABLE = (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
 
 
 class DatabaseAway(Exception):
@@ -63,46 +64,53 @@ class Unsafe(Exception):
 
 
 class Connection:
-    """One confined transaction. Counts its statements, COMMIT included."""
+    """One confined transaction. Counts its statements, COMMIT included.
 
-    __slots__ = ("_driver", "_sqlalchemy", "partner_id", "statements")
+    What a prepared statement needs is given by name; the partner is there by itself.
+    """
 
-    def __init__(self, sqlalchemy: AsyncConnection, driver: Any, partner_id: UUID | None) -> None:
-        self._sqlalchemy = sqlalchemy
+    __slots__ = ("_driver", "partner_id", "statements")
+
+    def __init__(self, driver: Any, partner_id: UUID | None) -> None:
         self._driver = driver
         self.partner_id = partner_id
         self.statements = 1
 
-    async def run(self, statement: sa.Executable) -> int:
+    async def run(self, statement: Statement, **values: Any) -> int:
         """Run a statement and return the number of rows it touched."""
         self.statements += 1
+        made = compiled(statement)
         with _translated():
-            return (await self._sqlalchemy.execute(statement)).rowcount
+            status: str = await self._driver.execute(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
+        number = status.rpartition(" ")[2]
+        return int(number) if number.isdigit() else 0
 
-    async def run_many(self, statement: sa.Executable, rows: Sequence[Row]) -> None:
+    async def run_many(self, statement: Statement, rows: Sequence[Mapping[str, Any]]) -> None:
         """Run a statement once for each row of parameters, in one go."""
         self.statements += 1
+        made = Compiled(statement, rows[0]) if isinstance(statement, sa.ClauseElement) else compiled(statement)
         with _translated():
-            await self._sqlalchemy.execute(statement, rows)
+            await self._driver.executemany(made.text, [made.arguments({"partner_id": self.partner_id, **row}) for row in rows])
 
-    async def rows(self, statement: sa.Executable) -> list[Row]:
+    async def rows(self, statement: Statement, **values: Any) -> list[Row]:
         """Return every row, each as a dict by column name."""
         self.statements += 1
+        made = compiled(statement)
         with _translated():
-            found = await self._sqlalchemy.execute(statement)
-        names = [str(name) for name in found.keys()]  # noqa: SIM118 - a result is no mapping
-        return [dict(zip(names, row, strict=True)) for row in found]
+            found = await self._driver.fetch(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
+        return [dict(row.items()) for row in found]
 
-    async def first(self, statement: sa.Executable) -> Row | None:
+    async def first(self, statement: Statement, **values: Any) -> Row | None:
         """Return the first row, or None."""
-        found = await self.rows(statement)
+        found = await self.rows(statement, **values)
         return found[0] if found else None
 
-    async def value(self, statement: sa.Executable) -> Any:
+    async def value(self, statement: Statement, **values: Any) -> Any:
         """Return the first column of the first row, or None."""
         self.statements += 1
+        made = compiled(statement)
         with _translated():
-            return (await self._sqlalchemy.execute(statement)).scalar()
+            return await self._driver.fetchval(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
 
     async def script(self, sql: str) -> None:
         """Send SQL of our own making, without parameters, in one round trip."""
@@ -121,14 +129,14 @@ class Connection:
         self.statements += 1
         try:
             await self._driver.execute("COMMIT")
-        except (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError, TimeoutError) as error:
+        except UNREACHABLE as error:
             raise OutcomeUnknown from error
         except asyncpg.PostgresError as error:
             raise _translation(error) or error from error
 
     async def rollback(self) -> None:
         """Roll back."""
-        await self._driver.execute("ROLLBACK")
+        await self._driver.execute("ROLLBACK", timeout=CHECKOUT_SECONDS)
 
     @property
     def is_open(self) -> bool:
@@ -140,108 +148,98 @@ class Database:
     """An address and a role: opens transactions confined to one partner."""
 
     def __init__(self, url: str, role: str, *, pool_size: int = 8, pooler: str = "none", session: dict[str, str] | None = None) -> None:
-        parsed = make_url(url).set(drivername="postgresql+asyncpg")
+        parsed = make_url(url)
         settings = {**SESSION, **(session or {})}
         if parsed.username != role:
             settings["role"] = role
-        arguments: dict[str, Any] = {"server_settings": settings, "timeout": CHECKOUT_SECONDS, "command_timeout": STATEMENT_SECONDS}
-        if pooler == "transaction":
-            arguments |= {"statement_cache_size": 0, "prepared_statement_cache_size": 0}
-            arguments["prepared_statement_name_func"] = lambda: f"__ipt_{uuid4()}__"
         self.role = role
-        self.engine: AsyncEngine = create_async_engine(
-            parsed,
-            pool_size=pool_size,
-            max_overflow=0,
-            pool_timeout=CHECKOUT_SECONDS,
-            pool_reset_on_return=None,
-            isolation_level="AUTOCOMMIT",
-            hide_parameters=True,
-            json_serializer=lambda v: orjson.dumps(v, default=str).decode(),
-            json_deserializer=orjson.loads,
-            connect_args=arguments,
-        )
+        self._size = pool_size
+        self._pool: asyncpg.Pool | None = None
+        self._options: dict[str, Any] = {
+            "dsn": parsed.set(drivername="postgresql").render_as_string(hide_password=False),
+            "server_settings": settings,
+            "timeout": CHECKOUT_SECONDS,
+            "command_timeout": STATEMENT_SECONDS,
+            "statement_cache_size": 0 if pooler == "transaction" else STATEMENTS_KEPT,
+            "max_cached_statement_lifetime": 0,
+        }
 
     @asynccontextmanager
     async def transaction(self, partner_id: UUID | None) -> AsyncIterator[Connection]:
         """Open a transaction confined to a partner (None: shared tables only). Whoever does not commit rolls back."""
-        sqlalchemy, connection = await self._opened(partner_id)
+        pool, driver = await self._opened(partner_id)
+        connection = Connection(driver, partner_id)
         try:
             yield connection
         finally:
-            await asyncio.shield(_ended(sqlalchemy, connection))
+            try:
+                if connection.is_open:
+                    await connection.rollback()
+            except BaseException as error:
+                driver.terminate()  # whatever broke, this connection is not fit for the pool
+                if not isinstance(error, Exception):
+                    raise
+            finally:
+                await pool.release(driver)
 
     async def close(self) -> None:
-        """Close every connection."""
-        await self.engine.dispose()
-
-    async def _opened(self, partner_id: UUID | None) -> tuple[AsyncConnection, Connection]:
-        """Check out and begin within the time that an answer may take. Raises DatabaseAway.
-
-        An attempt that hangs is left behind, not waited for: cancelling it would itself talk to the hanging server.
-        """
-        attempt = asyncio.create_task(self._begun(partner_id))
+        """Close every connection. What still hangs is cut off."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
         try:
-            done, _ = await asyncio.wait({attempt}, timeout=CHECKOUT_SECONDS)
-        except asyncio.CancelledError:
-            _leave_behind(attempt)
-            raise
-        if not done:
-            _leave_behind(attempt)
-            raise DatabaseAway
-        return attempt.result()
+            async with asyncio.timeout(CHECKOUT_SECONDS):
+                await pool.close()
+        except TimeoutError:
+            pool.terminate()
 
-    async def _begun(self, partner_id: UUID | None) -> tuple[AsyncConnection, Connection]:
-        """Begin on a pooled connection; those that died with the server are thrown away and tried anew."""
+    async def _opened(self, partner_id: UUID | None) -> tuple[asyncpg.Pool, Any]:
+        """Check out and begin within the time that an answer may take; connections that died with the server are tried anew. Raises DatabaseAway."""
         begin = "BEGIN" if partner_id is None else f"BEGIN; SET LOCAL app.partner_id = '{UUID(str(partner_id))}'"
-        attempts = self.engine.pool.size() + 1  # type: ignore[attr-defined]
         try:
-            for _ in range(attempts):
-                sqlalchemy = await self.engine.connect()
+            pool = self._pool or await self._made()
+            for _ in range(self._size + 1):
+                driver = await pool.acquire(timeout=CHECKOUT_SECONDS)
                 try:
-                    driver = (await sqlalchemy.get_raw_connection()).driver_connection
-                    await driver.execute(begin)  # type: ignore[union-attr]
-                    return sqlalchemy, Connection(sqlalchemy, driver, partner_id)
+                    await driver.execute(begin, timeout=CHECKOUT_SECONDS)
                 except BaseException as error:
-                    await sqlalchemy.invalidate()
-                    await sqlalchemy.close()
-                    if not isinstance(error, (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)):
+                    driver.terminate()  # one that hangs is left behind: asking it to stop would itself wait for the hanging server
+                    await pool.release(driver)
+                    if isinstance(error, TimeoutError) or not isinstance(error, UNREACHABLE):
                         raise
-        except (OSError, TimeoutError, PoolTimeout, DBAPIError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+                else:
+                    return pool, driver
+        except (*UNREACHABLE, asyncpg.PostgresError) as error:
             raise DatabaseAway from error
         raise DatabaseAway
 
-
-def _leave_behind(attempt: "asyncio.Task[tuple[AsyncConnection, Connection]]") -> None:
-    """Give up an attempt to begin: whenever it ends, its connection goes back or is thrown away."""
-
-    def clear(task: "asyncio.Task[tuple[AsyncConnection, Connection]]") -> None:
-        if not task.cancelled() and task.exception() is None:
-            _clearing.add(clearing := asyncio.ensure_future(_ended(*task.result())))
-            clearing.add_done_callback(_clearing.discard)
-
-    attempt.add_done_callback(clear)
-    attempt.cancel()
+    async def _made(self) -> asyncpg.Pool:
+        """Make the pool, in the loop that it belongs to; it connects when it is asked."""
+        made = asyncpg.create_pool(min_size=0, max_size=self._size, max_queries=1_000_000, init=_readied, reset=_as_it_is, **self._options)
+        await made
+        if self._pool is None:
+            self._pool = made
+        return self._pool
 
 
-_clearing: set["asyncio.Future[None]"] = set()
+async def _readied(driver: Any) -> None:
+    """Let a new connection read and write JSON as the service does; what is written comes as text (store/statements.py)."""
+    for name, head in (("json", b""), ("jsonb", b"\x01")):  # jsonb has a version before it on the wire
+        await driver.set_type_codec(
+            name,
+            schema="pg_catalog",
+            format="binary",
+            encoder=lambda text, head=head: head + text.encode(),
+            decoder=lambda sent, head=head: orjson.loads(sent[len(head) :]),
+        )
 
 
-async def _ended(sqlalchemy: AsyncConnection, connection: Connection) -> None:
-    try:
-        if connection.is_open:
-            async with asyncio.timeout(CHECKOUT_SECONDS):
-                await connection.rollback()
-    except Exception:  # noqa: BLE001 - whatever broke, this connection is not fit for the pool
-        with suppress(Exception):
-            await sqlalchemy.invalidate()
-    finally:
-        with suppress(Exception):
-            await sqlalchemy.close()
+async def _as_it_is(_driver: Any) -> None:
+    """Leave a connection as it is when it goes back: nothing here sets what outlives a transaction."""
 
 
 class _translated:  # noqa: N801 - reads as a word in `with _translated():`
-    """Turn the driver's errors into the three that callers know."""
+    """Turn the driver's errors into those that callers know."""
 
     def __enter__(self) -> None:
         return None
@@ -249,9 +247,7 @@ class _translated:  # noqa: N801 - reads as a word in `with _translated():`
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         if error is None:
             return
-        cause = error.orig if isinstance(error, DBAPIError) else error
-        cause = getattr(cause, "__cause__", None) or cause
-        known = _translation(cause)
+        known = _translation(error)
         if known is not None:
             raise known from error
 
@@ -266,7 +262,7 @@ def _translation(error: BaseException | None) -> Exception | None:
         return OutOfRange()
     if state.startswith(AWAY) or state == "55P03":
         return DatabaseAway()
-    if isinstance(error, (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)) and state == "":
+    if isinstance(error, UNREACHABLE) and state == "":
         return DatabaseAway()
     return None
 

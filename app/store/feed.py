@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from app.domain.sync import Feed
 from app.store.database import Connection, Row
+from app.store.statements import EACH, Confined, given, prepared
 from app.store.tables.people import care_team, patient
 from app.store.tables.record import change, change_clock
 
@@ -92,7 +93,7 @@ async def stamp(connection: Connection, journal: Journal, now: datetime, *, acto
     common: dict[str, Any] = {"partner_id": connection.partner_id, "at": at, "actor": actor, "client_id": client_id}
     if journal.changes:
         rows = [common | {"seq": first + n} | _columns(told) for n, told in enumerate(journal.changes)]
-        await connection.run(sa.insert(change).values(rows))
+        await connection.run_many(_told, rows)
     copied = 0
     for audience in journal.audiences:
         copied += await connection.run(_copies(connection, audience, first, last + copied, common))
@@ -104,16 +105,28 @@ async def stamp(connection: Connection, journal: Journal, now: datetime, *, acto
 
 async def _draw(connection: Connection, number: int, now: datetime) -> tuple[int, datetime]:
     """Take the lock of the clock, unless this transaction holds it, and `number` numbers; return the last one and the moment."""
-    drawn = await connection.first(
-        sa.update(change_clock)
-        .where(change_clock.c.partner_id == connection.partner_id)
-        .values(seq=change_clock.c.seq + number, at=sa.func.greatest(sa.literal(now), change_clock.c.at + timedelta(milliseconds=1)))
-        .returning(change_clock.c.seq, change_clock.c.at)
-    )
+    drawn = await connection.first(_drawn, number=number, now=now)
     if drawn is None:
         message = "The partner has no change clock."
         raise LookupError(message)
     return drawn["seq"], drawn["at"]
+
+
+@prepared
+def _drawn() -> sa.Update:
+    c = change_clock
+    later = sa.func.greatest(given("now", c.c.at), c.c.at + sa.text("interval '1 millisecond'"))
+    return (
+        sa.update(c)
+        .where(c.c.partner_id == EACH.partner_id)
+        .values(seq=c.c.seq + given("number", sa.BigInteger()), at=later)
+        .returning(c.c.seq, c.c.at)
+    )
+
+
+@prepared
+def _told() -> sa.Insert:
+    return sa.insert(change).values({c.name: given(c.name, c) for c in change.c})
 
 
 def _columns(told: Change) -> dict[str, Any]:
@@ -172,18 +185,23 @@ def _deletions(connection: Connection, patient_id: UUID, last: int, common: dict
     return sa.insert(change).from_select(list(values), sa.select(*values.values()).where(*wanted))
 
 
-def public(connection: Connection) -> sa.ColumnElement[bool]:
+def public(connection: Confined) -> sa.ColumnElement[bool]:
     """Return the condition that a row of the feed tells of a write, and is not a copy for one person's devices."""
-    return (change.c.partner_id == connection.partner_id) & change.c.audience.is_(None)
+    return (change.c.partner_id == connection.partner_id) & change.c.audience.is_(None)  # type: ignore[no-any-return]
 
 
 async def where_it_stands(connection: Connection) -> Feed:
     """Return the partner's epoch, newest number and oldest safe cursor."""
-    found = await connection.first(sa.select(change_clock).where(change_clock.c.partner_id == connection.partner_id))
+    found = await connection.first(_clock)
     if found is None:
         message = "The partner has no change clock."
         raise LookupError(message)
     return Feed(found["epoch"], found["seq"], found["min_seq"])
+
+
+@prepared
+def _clock() -> sa.Select[Any]:
+    return sa.select(change_clock).where(change_clock.c.partner_id == EACH.partner_id)
 
 
 async def page_history(connection: Connection, entity: str, where: dict[str, UUID | None], after: Sequence[int] | None, limit: int) -> list[Row]:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.store.database import Connection, Row
+from app.store.statements import EACH, given, prepared
 from app.store.tables.door import idempotency_key
 from app.store.tables.people import patient_key
 
@@ -35,8 +36,12 @@ def hash_of(*parts: str) -> bytes:
 
 async def hold(connection: Connection, key_hash: bytes) -> bool:
     """Take the key for this transaction; False when another request holds it at this moment."""
-    lock = int.from_bytes(key_hash[:8], signed=True)
-    return bool(await connection.value(sa.select(sa.func.pg_try_advisory_xact_lock(lock))))
+    return bool(await connection.value(_held, lock=int.from_bytes(key_hash[:8], signed=True)))
+
+
+@prepared
+def _held() -> sa.Select[Any]:
+    return sa.select(sa.func.pg_try_advisory_xact_lock(given("lock", sa.BigInteger())))
 
 
 async def hold_for_transaction(connection: Connection, name: str) -> None:
@@ -47,26 +52,28 @@ async def hold_for_transaction(connection: Connection, name: str) -> None:
 
 async def find_kept(connection: Connection, key_hash: bytes, now: datetime) -> Row | None:
     """Return the kept answer and its patient's wrapped key, or None."""
+    return await connection.first(_kept, key_hash=key_hash, now=now)
+
+
+@prepared
+def _kept() -> sa.Select[Any]:
     k, p = idempotency_key, patient_key
-    return await connection.first(
+    return (
         sa.select(k, p.c.wrapped, p.c.key_version)
         .select_from(k.outerjoin(p, (p.c.partner_id == k.c.partner_id) & (p.c.patient_id == k.c.patient_id)))
-        .where(k.c.partner_id == connection.partner_id, k.c.key_hash == key_hash, k.c.expires_at > now)
+        .where(k.c.partner_id == EACH.partner_id, k.c.key_hash == given("key_hash", k.c.key_hash), k.c.expires_at > given("now", k.c.expires_at))
     )
 
 
 async def keep(connection: Connection, kept: KeptAnswer, now: datetime) -> None:
     """Keep an answer; an expired one under the same key is replaced."""
-    values: dict[str, Any] = {
-        "partner_id": connection.partner_id,
-        "key_hash": kept.key_hash,
-        "patient_id": kept.patient_id,
-        "request_hash": kept.request_hash,
-        "status": kept.status,
-        "headers": kept.headers,
-        "answer": kept.answer,
-        "created_at": now,
-        "expires_at": now + KEPT_FOR,
-    }
-    fresh = {k: v for k, v in values.items() if k not in {"partner_id", "key_hash"}}
-    await connection.run(insert(idempotency_key).values(values).on_conflict_do_update(index_elements=["partner_id", "key_hash"], set_=fresh))
+    values = {name: getattr(kept, name) for name in ("key_hash", "patient_id", "request_hash", "status", "headers", "answer")}
+    await connection.run(_keep, **values, created_at=now, expires_at=now + KEPT_FOR)
+
+
+@prepared
+def _keep() -> sa.Insert:
+    k = idempotency_key
+    made = insert(k).values({c.name: EACH.partner_id if c.name == "partner_id" else given(c.name, c) for c in k.c})
+    fresh = {c.name: made.excluded[c.name] for c in k.c if c.name not in {"partner_id", "key_hash"}}
+    return made.on_conflict_do_update(index_elements=["partner_id", "key_hash"], set_=fresh)

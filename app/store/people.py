@@ -1,6 +1,7 @@
 """Patients, clinicians, episodes and care teams: what the actions and lists ask for."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -8,6 +9,7 @@ import sqlalchemy as sa
 
 from app.store.database import Connection, Row
 from app.store.rows import own, page
+from app.store.statements import EACH, Confined, Prepared, given
 from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
 from app.store.tables.groups import group_member
@@ -17,21 +19,21 @@ from app.store.tables.record import change
 from app.store.tables.work import risk_alert
 
 
-def in_caseload(connection: Connection, clinician_id: UUID | None, *, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
+def in_caseload(connection: Confined, clinician_id: Any, *, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
     """Return the condition that a clinician's token sees only its caseload, and charts opened by emergency access; a partner's client sees all."""
     if clinician_id is None:
         return sa.true()
     return sa.or_(in_care_team(connection, clinician_id, patient_id, episode_id), _emergency(connection, clinician_id, patient_id).exists())
 
 
-def in_care_team(connection: Connection, clinician_id: UUID, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
+def in_care_team(connection: Confined, clinician_id: Any, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
     """Return the condition that a clinician stands in the care team."""
     t = care_team.alias("caseload")
     tie = t.c.episode_id == episode_id if episode_id is not None else t.c.patient_id == patient_id
     return sa.exists().where(t.c.partner_id == connection.partner_id, t.c.clinician_id == clinician_id, tie)
 
 
-def in_team(connection: Connection, clinician_id: UUID | None, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
+def in_team(connection: Confined, clinician_id: UUID | None, patient_id: Any, episode_id: Any = None) -> sa.ColumnElement[bool]:
     """Return the condition of lists: the charts of the own care teams; emergency access opens a chart, and puts it into no list."""
     return sa.true() if clinician_id is None else in_care_team(connection, clinician_id, patient_id, episode_id)
 
@@ -43,7 +45,7 @@ async def courses_of(connection: Connection, patient_id: UUID, clinician_id: UUI
     return await connection.rows(query.order_by(episode.c.created_at.desc(), episode.c.id.desc()))
 
 
-def _emergency(connection: Connection, clinician_id: UUID, patient_id: Any) -> sa.Select[Any]:
+def _emergency(connection: Confined, clinician_id: Any, patient_id: Any) -> sa.Select[Any]:
     """Select the emergency access by which a clinician may open a chart now. The clock is the database's: it is the same for every process."""
     g = break_glass.alias("emergency")
     return (
@@ -55,14 +57,14 @@ def _emergency(connection: Connection, clinician_id: UUID, patient_id: Any) -> s
     )
 
 
-def listed(connection: Connection, patient_id: Any, *, restricted: bool = False) -> sa.ColumnElement[bool]:
+def listed(connection: Confined, patient_id: Any, *, restricted: bool = False) -> sa.ColumnElement[bool]:
     """Return the condition that lists show rows of a patient: not of one who was erased, nor (unless `restricted`) whose data are restricted."""
     p = patient.alias("whose")
     hidden = p.c.erased_at.is_not(None) if restricted else sa.or_(p.c.erased_at.is_not(None), p.c.restricted_because.is_not(None))
     return ~sa.exists().where(p.c.partner_id == connection.partner_id, p.c.id == patient_id, hidden)
 
 
-def _decision(connection: Connection, root: Any, purpose: str) -> sa.Select[Any]:
+def _decision(connection: Confined, root: Any, purpose: str) -> sa.Select[Any]:
     """Select a person's newest decision on a purpose, by whichever registration: given (true) or withdrawn (false)."""
     c = consent.alias("decision")
     mine = of_patient(connection, c.c.patient_id, root)
@@ -75,7 +77,7 @@ async def newest_decision(connection: Connection, root: UUID, purpose: str) -> b
     return await connection.value(_decision(connection, root, purpose))  # type: ignore[no-any-return]
 
 
-def _standing(connection: Connection, clinician_id: UUID | None, patient_id: Any, episode_id: Any = None) -> list[Any]:
+def _standing(connection: Confined, clinician_id: Any, patient_id: Any, episode_id: Any = None) -> list[Any]:
     """Select what stands over a chart: the newest decision on treatment, and the emergency access when that alone opens it."""
     root = sa.func.coalesce(patient.c.merged_into, patient.c.id)
     newest = _decision(connection, root, "treatment").scalar_subquery().label("treatment_given")
@@ -88,17 +90,23 @@ def _standing(connection: Connection, clinician_id: UUID | None, patient_id: Any
 
 async def find_patient(connection: Connection, patient_id: UUID, clinician_id: UUID | None, *, lock: bool = False) -> Row | None:
     """Return a patient with its wrapped key and what stands over the chart, or None; one who was erased is not there."""
-    k = patient_key
+    found = _patient(of_clinician=clinician_id is not None, lock=lock)
+    return await connection.first(found, patient_id=patient_id, clinician_id=clinician_id)
+
+
+@cache
+def _patient(*, of_clinician: bool, lock: bool) -> Prepared:
+    k, by = patient_key, given("clinician_id", sa.Uuid()) if of_clinician else None
     query = (
-        sa.select(patient, k.c.wrapped, k.c.key_version, *_standing(connection, clinician_id, patient.c.id))
+        sa.select(patient, k.c.wrapped, k.c.key_version, *_standing(EACH, by, patient.c.id))
         .join(k, (k.c.partner_id == patient.c.partner_id) & (k.c.patient_id == patient.c.id))
-        .where(own(connection, patient), patient.c.id == patient_id, patient.c.erased_at.is_(None), k.c.wrapped.is_not(None))
-        .where(in_caseload(connection, clinician_id, patient_id=patient.c.id))
+        .where(own(EACH, patient), patient.c.id == given("patient_id", sa.Uuid()), patient.c.erased_at.is_(None), k.c.wrapped.is_not(None))
+        .where(in_caseload(EACH, by, patient_id=patient.c.id))
     )
-    return await connection.first(query.with_for_update(key_share=True, of=patient) if lock else query)
+    return Prepared(lambda: query.with_for_update(key_share=True, of=patient) if lock else query)
 
 
-def _charts(connection: Connection, clinician_id: UUID | None) -> sa.Select[Any]:
+def _charts(connection: Confined, clinician_id: Any) -> sa.Select[Any]:
     """Select episodes with what every step in them needs: the wrapped key, the time zone, the partner's settings and own protocol, what stands over it."""
     e, p, k, s, o = episode, patient, patient_key, partner_setting, partner_protocol
     settings = (s.c.classifier_on, s.c.risk_responder, s.c.secondary_responder, s.c.crisis_text)
@@ -120,8 +128,14 @@ async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUI
 
     Locked, the patient is locked with it: an erasure or a restriction waits for the writers, and a writer that waited for it meets it.
     """
-    query = _charts(connection, clinician_id).where(episode.c.id == episode_id)
-    return await connection.first(query.with_for_update(key_share=True, of=(episode, patient)) if lock else query)
+    found = _chart(of_clinician=clinician_id is not None, lock=lock)
+    return await connection.first(found, episode_id=episode_id, clinician_id=clinician_id)
+
+
+@cache
+def _chart(*, of_clinician: bool, lock: bool) -> Prepared:
+    query = _charts(EACH, given("clinician_id", sa.Uuid()) if of_clinician else None).where(episode.c.id == given("episode_id", sa.Uuid()))
+    return Prepared(lambda: query.with_for_update(key_share=True, of=(episode, patient)) if lock else query)
 
 
 async def lock_charts(
@@ -175,7 +189,7 @@ async def page_charts(
     return await page(connection, query, [episode.c.id], after, limit)
 
 
-def of_patient(connection: Connection, column: sa.ColumnElement[Any], patient_id: Any) -> sa.ColumnElement[bool]:
+def of_patient(connection: Confined, column: sa.ColumnElement[Any], patient_id: Any) -> sa.ColumnElement[bool]:
     """Return the condition that a row is of a patient, or of one that was found to be the same person."""
     t = patient.alias("same_person")
     mine = sa.select(t.c.id).where(t.c.partner_id == connection.partner_id, sa.or_(t.c.id == patient_id, t.c.merged_into == patient_id))

@@ -1,6 +1,7 @@
 """Rows of any table: insert, update by version, find, page. Decides nothing; every statement names the partner."""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -8,24 +9,22 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import insert
 
 from app.store.database import Connection, Row
+from app.store.statements import EACH, Confined, Prepared, any_of, given
 
 
-def own(connection: Connection, table: sa.Table) -> sa.ColumnElement[bool]:
+def own(connection: Confined, table: sa.Table) -> sa.ColumnElement[bool]:
     """Return the condition that keeps a statement inside the partner; row security holds it too."""
-    return table.c.partner_id == connection.partner_id
+    return table.c.partner_id == connection.partner_id  # type: ignore[no-any-return]
 
 
 async def insert_row(connection: Connection, table: sa.Table, values: Mapping[str, Any]) -> bool:
     """Insert; False when a unique key stands in the way."""
-    statement = insert(table).values(partner_id=connection.partner_id, **values).on_conflict_do_nothing()
-    return await connection.run(statement) == 1
+    return await connection.run(_insertion(table, tuple(values)), **values) == 1
 
 
 async def update_row(connection: Connection, table: sa.Table, row_id: UUID, version: int, values: Mapping[str, Any]) -> bool:
     """Update the row if it is still at `version`; False otherwise."""
-    where = [own(connection, table), table.c.version == version]
-    where += [table.c.id == row_id] if "id" in table.c else []  # the partner's settings are one row
-    return await connection.run(sa.update(table).where(*where).values(**values)) == 1
+    return await connection.run(_update(table, tuple(values)), its_id=row_id, its_version=version, **values) == 1
 
 
 async def delete_row(connection: Connection, table: sa.Table, row_id: UUID) -> bool:
@@ -35,17 +34,52 @@ async def delete_row(connection: Connection, table: sa.Table, row_id: UUID) -> b
 
 async def find_row(connection: Connection, table: sa.Table, *, lock: bool = False, **where: Any) -> Row | None:
     """Return the one row whose columns equal `where`, or None."""
-    statement = sa.select(table).where(own(connection, table), *(table.c[k] == v for k, v in where.items()))
-    return await connection.first(statement.with_for_update(key_share=True) if lock else statement)
+    return await connection.first(_finding(table, tuple(where), _nulls(where), lock=lock), **where)
 
 
 async def rows_of(connection: Connection, table: sa.Table, *order: str, **where: Any) -> list[Row]:
     """Return every row whose columns equal `where` (or are among a list), without those marked deleted."""
-    conditions = [table.c[k].in_(v) if isinstance(v, (list, tuple, set)) else table.c[k] == v for k, v in where.items()]
-    if "deleted_at" in table.c:
-        conditions.append(table.c.deleted_at.is_(None))
+    among = tuple(k for k, v in where.items() if isinstance(v, (list, tuple, set)))
+    values = {k: list(v) if k in among else v for k, v in where.items()}
+    return await connection.rows(_listing(table, order, tuple(where), among, _nulls(where)), **values)
+
+
+@cache
+def _insertion(table: sa.Table, names: tuple[str, ...]) -> Prepared:
+    values = {"partner_id": EACH.partner_id, **{name: given(name, table.c[name]) for name in names}}
+    return Prepared(lambda: insert(table).values(values).on_conflict_do_nothing())
+
+
+@cache
+def _update(table: sa.Table, names: tuple[str, ...]) -> Prepared:
+    where = [own(EACH, table), table.c.version == given("its_version", table.c.version)]
+    where += [table.c.id == given("its_id", sa.Uuid())] if "id" in table.c else []  # the partner's settings are one row
+    return Prepared(lambda: sa.update(table).where(*where).values({name: given(name, table.c[name]) for name in names}))
+
+
+def _nulls(where: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(k for k, v in where.items() if v is None)
+
+
+def _equal(table: sa.Table, names: tuple[str, ...], nulls: tuple[str, ...], among: tuple[str, ...] = ()) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that columns equal what is given for them, are among it, or are empty."""
+    there = [n for n in names if n not in nulls]
+    equal: list[sa.ColumnElement[bool]] = [table.c[n] == (any_of(n, table.c[n]) if n in among else given(n, table.c[n])) for n in there]
+    return equal + [table.c[n].is_(None) for n in nulls]
+
+
+@cache
+def _finding(table: sa.Table, names: tuple[str, ...], nulls: tuple[str, ...], *, lock: bool) -> Prepared:
+    found = sa.select(table).where(own(EACH, table), *_equal(table, names, nulls))
+    return Prepared(lambda: found.with_for_update(key_share=True) if lock else found)
+
+
+@cache
+def _listing(table: sa.Table, order: tuple[str, ...], names: tuple[str, ...], among: tuple[str, ...], nulls: tuple[str, ...]) -> Prepared:
+    conditions = _equal(table, names, nulls, among)
+    conditions += [table.c.deleted_at.is_(None)] if "deleted_at" in table.c else []
     by = [table.c[name] for name in (*order, "id")]
-    return await connection.rows(sa.select(table).where(own(connection, table), *conditions).order_by(*by))
+    return Prepared(lambda: sa.select(table).where(own(EACH, table), *conditions).order_by(*by))
 
 
 async def page(

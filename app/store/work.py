@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from app.store.database import Connection, Row
 from app.store.people import in_caseload, in_team, listed, of_patient
 from app.store.rows import own, page
+from app.store.statements import EACH, any_of, given, prepared
 from app.store.tables.inventory import relationship
 from app.store.tables.people import care_team, consent, episode, patient
 from app.store.tables.work import (
@@ -27,10 +28,15 @@ from app.store.tables.work import (
 
 async def gate_facts(connection: Connection, episode_ids: Sequence[UUID]) -> dict[UUID, Row]:
     """Return in one statement, for each episode, the counts and flags that the gates look at."""
+    return {r["episode_id"]: r for r in await connection.rows(_gate_facts, episode_ids=list(episode_ids))}
+
+
+@prepared
+def _gate_facts() -> sa.Select[Any]:
     e, p = episode, patient
 
     def of(table: sa.Table, *more: sa.ColumnElement[bool]) -> Any:
-        return [own(connection, table), table.c.episode_id == e.c.id, *more]
+        return [own(EACH, table), table.c.episode_id == e.c.id, *more]
 
     def the(value: Any, *where: Any) -> Any:
         return sa.select(value).where(*where).correlate(e, p).scalar_subquery()
@@ -41,10 +47,10 @@ async def gate_facts(connection: Connection, episode_ids: Sequence[UUID]) -> dic
     held = of(session, session.c.status == "held", ~session.c.entered_in_error)
     counted = [*held, sa.func.coalesce(session.c.kind, "course") == "course"]
     tasks = sa.func.coalesce(sa.func.jsonb_object_agg(phase_task.c.task, phase_task.c.status), sa.text("'{}'::jsonb"))
-    query = (
+    return (
         sa.select(
             e.c.id.label("episode_id"),
-            _newest_consent(connection).label("consented"),
+            _newest_consent().label("consented"),
             listed(care_team.c.role, *of(care_team)).label("roles"),
             the(tasks, *of(phase_task)).label("tasks"),
             the(sa.func.count(), *of(relationship, relationship.c.deleted_at.is_(None))).label("relationships"),
@@ -60,17 +66,16 @@ async def gate_facts(connection: Connection, episode_ids: Sequence[UUID]) -> dic
             the(contract.c.ends_on, *of(contract)).label("ends_on"),
         )
         .join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id))
-        .where(own(connection, e), e.c.id.in_(episode_ids))
+        .where(own(EACH, e), e.c.id == any_of("episode_ids", e.c.id))
     )
-    return {r["episode_id"]: r for r in await connection.rows(query)}
 
 
-def _newest_consent(connection: Connection) -> Any:
+def _newest_consent() -> Any:
     """Select the newest decision on treatment of the person: consents given under a duplicate registration count too."""
     root = sa.func.coalesce(patient.c.merged_into, patient.c.id)
     return (
         sa.select(consent.c.given)
-        .where(own(connection, consent), of_patient(connection, consent.c.patient_id, root), consent.c.purpose == "treatment")
+        .where(own(EACH, consent), of_patient(EACH, consent.c.patient_id, root), consent.c.purpose == "treatment")
         .order_by(consent.c.decided_at.desc(), consent.c.id.desc())
         .limit(1)
         .correlate(episode, patient)
@@ -80,13 +85,17 @@ def _newest_consent(connection: Connection) -> Any:
 
 async def scores(connection: Connection, *episode_ids: UUID) -> list[Row]:
     """Return every valid assessment of the episodes, oldest first, with the number of its session."""
-    query = (
+    return await connection.rows(_scores, episode_ids=list(episode_ids))
+
+
+@prepared
+def _scores() -> sa.Select[Any]:
+    return (
         sa.select(assessment, session.c.number.label("session_number"))
         .outerjoin(session, (session.c.partner_id == assessment.c.partner_id) & (session.c.id == assessment.c.session_id))
-        .where(own(connection, assessment), assessment.c.episode_id.in_(episode_ids), ~assessment.c.entered_in_error)
+        .where(own(EACH, assessment), assessment.c.episode_id == any_of("episode_ids", assessment.c.episode_id), ~assessment.c.entered_in_error)
         .order_by(assessment.c.answered_at, assessment.c.id)
     )
-    return await connection.rows(query)
 
 
 async def sessions_held_before(connection: Connection, episode_id: UUID, moment: Any) -> int:
@@ -104,21 +113,25 @@ async def sessions_held_before(connection: Connection, episode_id: UUID, moment:
 
 async def next_session_number(connection: Connection, episode_id: UUID) -> int:
     """Return the number that the next held session gets. The caller holds the episode's lock."""
-    query = sa.select(sa.func.coalesce(sa.func.max(session.c.number), 0)).where(
-        own(connection, session), session.c.episode_id == episode_id, ~session.c.entered_in_error
-    )
-    return int(await connection.value(query) or 0) + 1
+    return int(await connection.value(_last_number, episode_id=episode_id) or 0) + 1
+
+
+@prepared
+def _last_number() -> sa.Select[Any]:
+    mine = session.c.episode_id == given("episode_id", sa.Uuid())
+    return sa.select(sa.func.max(session.c.number)).where(own(EACH, session), mine, ~session.c.entered_in_error)
 
 
 async def open_alert(connection: Connection, episode_id: UUID, kind: str) -> Row | None:
     """Return the episode's open or acknowledged alert of a kind, or None."""
-    query = sa.select(risk_alert).where(
-        own(connection, risk_alert),
-        risk_alert.c.episode_id == episode_id,
-        risk_alert.c.kind == kind,
-        risk_alert.c.status != "closed",
-    )
-    return await connection.first(query)
+    return await connection.first(_open_alert, episode_id=episode_id, kind=kind)
+
+
+@prepared
+def _open_alert() -> sa.Select[Any]:
+    t = risk_alert
+    wanted = (t.c.episode_id == given("episode_id", sa.Uuid()), t.c.kind == given("kind", t.c.kind), t.c.status != "closed")
+    return sa.select(t).where(own(EACH, t), *wanted)
 
 
 async def overdue_alerts(connection: Connection, now: datetime) -> list[Row]:

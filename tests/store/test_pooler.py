@@ -10,10 +10,10 @@ import threading
 from pathlib import Path
 from uuid import UUID
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError
 
 from app.store.database import Database, OutOfRange
 from app.store.tables.people import patient
@@ -75,7 +75,7 @@ def test_a_storm_behind_a_pooler_shows_nobody_anothers_rows(pooled_url, service)
             await asyncio.gather(*tasks, return_exceptions=True)
         await database.close()
         database = Database(pooled_url, "ipt_service", pool_size=1, pooler="transaction")
-        with pytest.raises((OutOfRange, DBAPIError)):  # the residue of a finished transaction is no partner: it fails, loudly
+        with pytest.raises((OutOfRange, asyncpg.PostgresError)):  # the residue of a finished transaction is no partner: it fails, loudly
             async with database.transaction(None) as connection:
                 await connection.rows(sa.select(patient.c.partner_id))
         await database.close()
