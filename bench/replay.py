@@ -90,9 +90,7 @@ def transactions(text: str) -> list[Transaction]:
                 if statement.sql.startswith(("COMMIT", "ROLLBACK")):
                     del open_ones[pid]
         elif kind == "DETAIL" and pid in last:
-            last[pid].parameters = {
-                int(n): None if value == "NULL" else value[1:-1].replace("''", "'") for n, value in PARAMETER.findall(message)
-            }
+            last[pid].parameters = {int(n): None if value == "NULL" else value[1:-1].replace("''", "'") for n, value in PARAMETER.findall(message)}
     return done
 
 

@@ -73,6 +73,11 @@ class Stage:
         finally:
             await connection.close()
 
+    @property
+    def log(self) -> Path:
+        """The server's log."""
+        return embedded.data_folder(self.settings.home) / "postgres.log"
+
     def environment(self, port: int, **more: str) -> dict[str, str]:
         """Return the environment of a process of the service: its defaults, without the limits that are there to stop just this."""
         settings = {
@@ -119,7 +124,9 @@ async def _furnished(settings: Settings, superuser: str, courses: int) -> Stage:
             await _add_numbered(found, address)
         await found.sql("VACUUM ANALYZE")
         note.write_text(json.dumps({"partner_id": str(partner_id), "credentials": credentials}))
-    rows = await found.sql(f"SELECT id FROM episode WHERE partner_id = '{found.partner_id}' AND id > '00000000-0003-7000-8000-000000000000' LIMIT 2000")
+    rows = await found.sql(
+        f"SELECT id FROM episode WHERE partner_id = '{found.partner_id}' AND id > '00000000-0003-7000-8000-000000000000' LIMIT 2000"
+    )
     found.courses = [str(r["id"]) for r in rows]
     return found
 
@@ -207,3 +214,22 @@ def clinician_token(found: Stage, address: str, clinician_id: str, device_id: st
     """Return a token that acts for a clinician, on a device."""
     form = {"grant_type": EXCHANGE, "subject_token": clinician_id, "subject_token_type": PERSON}
     return token(found, address, **form, **({"actor_token": device_id, "actor_token_type": DEVICE} if device_id else {}))
+
+
+@contextmanager
+def reference(found: Stage, course: str, said: dict[str, list[Any]]) -> Iterator[str]:
+    """Run what the service is held against, on the same database, saying what was heard; yield its address."""
+    port = free_port()
+    address = f"http://127.0.0.1:{port}"
+    plan = {
+        "urls": {"pool": found.url("ipt_service"), "plain": found.url(embedded.SUPERUSER)},
+        "begin": f"BEGIN; SET LOCAL app.partner_id = '{found.partner_id}'",
+        "partner_id": str(found.partner_id),
+        "course": course,
+        "said": {name: [{"sql": s.sql, "parameters": s.parameters} for s in statements] for name, statements in said.items()},
+    }
+    file = found.settings.home / "plan.json"
+    file.write_text(json.dumps(plan))
+    command = [sys.executable, "-m", "uvicorn", "bench.reference:app", "--port", str(port), "--no-access-log", "--log-level", "warning"]
+    with process(command, {**os.environ, "IPT_BENCH_PLAN": str(file), "PYTHONPATH": str(ROOT)}, f"{address}/health"):
+        yield address

@@ -1,7 +1,6 @@
 """Sessions: scheduled, held, missed, cancelled. A held session is never refused for phase, gate or contract."""
 
 from dataclasses import replace
-from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -16,10 +15,8 @@ from app.domain.protocol_faults import PHASES
 from app.domain.sessions import NUMBERED, NotRescheduled, SessionNotScheduled, check_session, check_status_change, flags_of
 from app.domain.techniques import check_strategies, check_techniques
 from app.store.database import Row
-from app.store.rows import find_row, rows_of
-from app.store.tables.inventory import relationship
-from app.store.tables.work import contract, phase_transition, session
-from app.store.work import next_session_number
+from app.store.tables.work import session
+from app.store.work import session_facts
 
 
 class JointSessionBarred(Invalid):
@@ -37,15 +34,15 @@ async def record_session(visit: Visit, episode_id: UUID, values: dict[str, Any],
     _check_codes(values)
     await _check_joint(visit, chart, values)
     fields = fields_for(session, values)
+    facts = await session_facts(visit.connection, chart.episode_id, values.get("id"), values["starts_at"])
     extra: dict[str, Any] = {
-        "phase": await _phase_on(visit, chart, values["starts_at"]),
-        "flags": await _flags(visit, chart, values),
+        "phase": facts["phase"] or PHASES[0],
+        "flags": _flags(chart, values, facts),
         "entered_in_error": False,
         **derived,
     }
-    repeated = values.get("id") is not None and await find_row(visit.connection, session, id=values["id"])
-    if _is_numbered(values) and not repeated:
-        extra["number"] = await next_session_number(visit.connection, chart.episode_id)
+    if _is_numbered(values) and not facts["known"]:
+        extra["number"] = _next_number(facts)
     return await create(visit, session, Fields(fields.clear, fields.secret, fields.id, extra), chart=chart)
 
 
@@ -61,11 +58,12 @@ async def amend_session(visit: Visit, episode_id: UUID, session_id: UUID, values
     _check_codes(wanted)
     await _check_joint(visit, chart, wanted)
     fields = fields_for(session, values)
-    extra: dict[str, Any] = {"flags": await _flags(visit, chart, wanted)}
+    facts = await session_facts(visit.connection, chart.episode_id, session_id, wanted["starts_at"])
+    extra: dict[str, Any] = {"flags": _flags(chart, wanted, facts)}
     if wanted["status"] == "held" and present["status"] != "held":
-        extra["phase"] = await _phase_on(visit, chart, wanted["starts_at"])
+        extra["phase"] = facts["phase"] or PHASES[0]
     if _is_numbered(wanted) and present["number"] is None:
-        extra["number"] = await next_session_number(visit.connection, chart.episode_id)
+        extra["number"] = _next_number(facts)
     return await amend(visit, session, present, Fields({**fields.clear, **extra}, fields.secret), key=chart.key)
 
 
@@ -95,7 +93,7 @@ async def reschedule_session(visit: Visit, episode_id: UUID, session_id: UUID, v
         "attendance": None,
         "time_zone": values.get("time_zone") or present["time_zone"],
         "reschedules": [*(present["reschedules"] or []), move],
-        "flags": await _flags(visit, chart, wanted),
+        "flags": _flags(chart, wanted, await session_facts(visit.connection, chart.episode_id, session_id, wanted["starts_at"])),
     }
     reason = {"reschedule_reason": values["reason"]} if values.get("reason") else {}
     return await amend(visit, session, present, Fields(clear, reason), key=chart.key)
@@ -105,11 +103,8 @@ def _is_numbered(values: dict[str, Any]) -> bool:
     return values["status"] == "held" and (values.get("kind") or "course") in NUMBERED and not values.get("entered_in_error")
 
 
-async def _phase_on(visit: Visit, chart: Chart, moment: datetime) -> str:
-    """Return the phase that the course was in at a moment: a session may be recorded long after."""
-    steps = await rows_of(visit.connection, phase_transition, "occurred_at", episode_id=chart.episode_id)
-    taken = [s["to_phase"] for s in steps if s["occurred_at"] <= moment]
-    return str(taken[-1]) if taken else PHASES[0]
+def _next_number(facts: Row) -> int:
+    return (facts["last_number"] or 0) + 1
 
 
 async def _check_joint(visit: Visit, chart: Chart, values: dict[str, Any]) -> None:
@@ -124,14 +119,12 @@ def _check_codes(values: dict[str, Any]) -> None:
         check_time_zone(values["time_zone"])
 
 
-async def _flags(visit: Visit, chart: Chart, values: dict[str, Any]) -> list[str]:
+def _flags(chart: Chart, values: dict[str, Any], facts: Row) -> list[str]:
     """Return what is unusual about it: recorded, never refused. Only a joint session that is planned can be barred."""
-    agreed = await find_row(visit.connection, contract, episode_id=chart.episode_id)
     on = today_of(chart.episode["time_zone"], values["starts_at"])
     own = {s for area in values["focus_areas"] for s in ruleset().area(area).strategies}
-    flags = flags_of(values, on, chart.episode["referred_on"], None if agreed is None else agreed["ends_on"], own)
-    marked = {r["id"] for r in await rows_of(visit.connection, relationship, episode_id=chart.episode_id) if r["safety"] != "none"}
-    return flags + _safety_flags(values, marked)
+    flags = flags_of(values, on, chart.episode["referred_on"], facts["ends_on"], own)
+    return flags + _safety_flags(values, set(facts["marked"] or ()))
 
 
 def _safety_flags(values: dict[str, Any], marked: set[UUID]) -> list[str]:

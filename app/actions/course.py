@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID
 
-from app.actions.facts import PER_WEEK, gather_one, plan_of, proposals_for
+from app.actions.facts import PER_WEEK, gather_one, open_course, plan_of, proposals_for
 from app.actions.people import episode_row
 from app.actions.records import Fields, Made, amend, create, fields_for, find_one, get_one, put_one
 from app.actions.visit import Visit, open_chart
@@ -66,8 +66,7 @@ async def get_singleton(visit: Visit, table: Any, episode_id: UUID) -> Row:
 
 async def read_phase(visit: Visit, episode_id: UUID) -> dict[str, Any]:
     """Return where the course stands: phase, sessions held and left, tasks, the next step and what it still lacks."""
-    chart = await open_chart(visit, episode_id)
-    found = await gather_one(visit, chart)
+    chart, found = await open_course(visit, episode_id)
     facts, number = found.facts, found.contracted
     to = chart.protocol.phase_after(facts.phase)
     unmet = [] if to is None else unmet_conditions(to, facts, chart.protocol)

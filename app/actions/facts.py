@@ -8,7 +8,7 @@ from uuid import UUID
 
 from app.actions.records import reveal
 from app.actions.scoring import score_of
-from app.actions.visit import Chart, Visit
+from app.actions.visit import Chart, Visit, admitted
 from app.domain.instruments import instrument, is_adult
 from app.domain.people import today_of
 from app.domain.phase import FINAL_MEASURE_WITHIN, Facts, measured_at_the_end, proposals_of, sessions_lost
@@ -18,7 +18,7 @@ from app.domain.termination import tasks_met
 from app.store.database import Row
 from app.store.rows import rows_of
 from app.store.tables.work import termination
-from app.store.work import gate_facts, scores
+from app.store.work import SCORED, find_course, gate_facts, scores
 
 PER_WEEK = {"twice_weekly": 2.0, "weekly": 1.0, "fortnightly": 0.5, "monthly": 0.25}
 
@@ -60,16 +60,29 @@ async def gather_one(visit: Visit, chart: Chart) -> Gathered:
     return (await gather(visit, [chart]))[chart.episode_id]
 
 
+async def open_course(visit: Visit, episode_id: UUID) -> tuple[Chart, Gathered]:
+    """Return a chart of the caseload and what the rules need to know of it, in one statement: for reading, not for writing. Raises NotFound."""
+    row = await find_course(visit.connection, episode_id, visit.caller.clinician_id)
+    chart = await admitted(visit, row)
+    counts = chart.episode
+    ending = {k.removeprefix("ending_"): v for k, v in counts.items() if k.startswith("ending_")}
+    revealed = reveal(chart.key, termination, ending) if ending["id"] is not None else {}
+    totals = [dict(zip(SCORED, t, strict=True)) for t in counts["scores"] or ()]
+    for t in totals:
+        t["answered_at"] = datetime.fromisoformat(t["answered_at"])
+    return chart, Gathered(_facts(chart, counts, revealed, totals), counts, revealed, totals)
+
+
 def _facts(chart: Chart, counts: Row, ending: Row, totals: list[Row]) -> Facts:
     episode = chart.episode
     symptoms = {i.code for i in chart.protocol.instruments if i.respondent == "patient" and instrument(i.code).component == "symptoms"}
     main = chart.protocol.instruments[0]
-    scored = [t for t in totals if headline(instrument(t["instrument"]), score_of(t)) is not None]
+    scored = [t for t in totals if t["total"] is not None or headline(instrument(t["instrument"]), score_of(t)) is not None]
     return Facts(
         phase=episode["phase"],
         status=episode["status"],
         age_at_referral=episode["age_at_referral"],
-        consented_to_treatment=bool(counts["consented"]),
+        consented_to_treatment=bool(counts["consented"] if "consented" in counts else chart.episode["treatment_given"]),
         contraindications_answered=episode["contraindications"] is not None,
         contraindicated=contraindicated(chart),
         risk_screened=episode["risk_screened"],
@@ -84,7 +97,7 @@ def _facts(chart: Chart, counts: Row, ending: Row, totals: list[Row]) -> Facts:
         sessions_held=counts["sessions_held"],
         measured_at_the_end=measured_at_the_end(
             day_of(chart, counts["last_held_at"]),
-            [_day(chart, t["answered_at"]) for t in scored if (t["instrument"], _by(t)) == (main.code, main.respondent)],
+            (_day(chart, t["answered_at"]) for t in reversed(scored) if (t["instrument"], _by(t)) == (main.code, main.respondent)),
         ),
         final_assessment_excused=ending.get("final_assessment") in {"refused", "unreachable"} and bool(ending.get("final_assessment_reason")),
         responded=_responded(chart, scored),

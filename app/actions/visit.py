@@ -144,13 +144,17 @@ async def open_chart(visit: Visit, episode_id: UUID, *, lock: bool = False) -> C
 
     Raises NotFound: unknown, another partner's, and outside the caseload look alike.
     """
-    row = await find_chart(visit.connection, episode_id, visit.caller.clinician_id, lock=lock)
+    return await admitted(visit, await find_chart(visit.connection, episode_id, visit.caller.clinician_id, lock=lock), writes=lock)
+
+
+async def admitted(visit: Visit, row: Row | None, *, writes: bool = False) -> Chart:
+    """Return the chart of a row that was looked up in the caller's caseload. Raises NotFound, SharingRefused, and what `chart_of` raises."""
     if row is None or visit.caller.patient_id not in {None, row["patient_id"]}:
         raise NotFound
     visit.trace.episode_id = row["id"]
     if visit.use == SHARING and await newest_decision(visit.connection, row["merged_into"] or row["patient_id"], "data_sharing") is False:
         raise SharingRefused
-    return chart_of(visit, row, writes=lock)
+    return chart_of(visit, row, writes=writes)
 
 
 def chart_of(visit: Visit, row: Row, *, writes: bool = False) -> Chart:

@@ -3,6 +3,7 @@
 import re
 import time
 import traceback
+from functools import cache
 from typing import Any
 from uuid import uuid4
 
@@ -146,13 +147,20 @@ def _limited(receive: Receive, limit: int) -> Receive:
     return counted
 
 
+@cache
+def _meters(method: str, route: str, status: int) -> tuple[Counter, Histogram, Histogram]:
+    """Return the meters of a route and status: as many as there are routes, looked up once."""
+    return requests_seen.labels(method, route, str(status)), seconds_taken.labels(method, route), statements_run.labels(method, route)
+
+
 def _note(scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
     route = getattr(scope.get("route"), "path_format", None) or "unmatched"
     method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} else "OTHER"
-    requests_seen.labels(method, route, str(status)).inc()
-    seconds_taken.labels(method, route).observe(seconds)
+    seen, taken, run = _meters(method, route, status)
+    seen.inc()
+    taken.observe(seconds)
     if "statements" in state:
-        statements_run.labels(method, route).observe(state["statements"])
+        run.observe(state["statements"])
     log.info(
         "request",
         request_id=state["request_id"],

@@ -25,6 +25,7 @@ from app.store.tables.record import audit_event, audit_subject
 
 MOST_IN_ONE_INSERT = 200
 MOST_RESOURCES = 200
+GATHER_SECONDS = 0.004
 WRITE_WITHIN_SECONDS = 2.0
 STOP_WITHIN_SECONDS = 5.0
 
@@ -163,8 +164,11 @@ class AuditTrail:
             raise DatabaseAway from None
 
     async def _write_for_ever(self) -> None:
+        batch: Sequence[tuple[Access | Knock, asyncio.Future[None]]] = ()
         while True:
             await self._something.wait()
+            if len(batch) > 1:  # they come together: one fsync for more of them; whoever is alone does not wait
+                await asyncio.sleep(GATHER_SECONDS)
             batch, self._waiting = self._waiting[:MOST_IN_ONE_INSERT], self._waiting[MOST_IN_ONE_INSERT:]
             if not self._waiting:
                 self._something.clear()

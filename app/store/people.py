@@ -6,6 +6,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.store.database import Connection, Row
 from app.store.rows import own, page
@@ -106,7 +107,7 @@ def _patient(*, of_clinician: bool, lock: bool) -> Prepared:
     return Prepared(lambda: query.with_for_update(key_share=True, of=patient) if lock else query)
 
 
-def _charts(connection: Confined, clinician_id: Any) -> sa.Select[Any]:
+def charts(connection: Confined, clinician_id: Any) -> sa.Select[Any]:
     """Select episodes with what every step in them needs: the wrapped key, the time zone, the partner's settings and own protocol, what stands over it."""
     e, p, k, s, o = episode, patient, patient_key, partner_setting, partner_protocol
     settings = (s.c.classifier_on, s.c.risk_responder, s.c.secondary_responder, s.c.crisis_text)
@@ -134,7 +135,7 @@ async def find_chart(connection: Connection, episode_id: UUID, clinician_id: UUI
 
 @cache
 def _chart(*, of_clinician: bool, lock: bool) -> Prepared:
-    query = _charts(EACH, given("clinician_id", sa.Uuid()) if of_clinician else None).where(episode.c.id == given("episode_id", sa.Uuid()))
+    query = charts(EACH, given("clinician_id", sa.Uuid()) if of_clinician else None).where(episode.c.id == given("episode_id", sa.Uuid()))
     return Prepared(lambda: query.with_for_update(key_share=True, of=(episode, patient)) if lock else query)
 
 
@@ -181,7 +182,7 @@ async def page_charts(
         risk_alert.c.partner_id == connection.partner_id, risk_alert.c.episode_id == episode.c.id, risk_alert.c.status != "closed"
     )
     mine = in_team(connection, clinician_id, episode.c.patient_id, episode.c.id)
-    query = _charts(connection, clinician_id).where(sa.or_(episode.c.status != "closed", waiting), patient.c.restricted_because.is_(None), mine)
+    query = charts(connection, clinician_id).where(sa.or_(episode.c.status != "closed", waiting), patient.c.restricted_because.is_(None), mine)
     if filters.get("patient_id") is not None:
         query = query.where(of_patient(connection, episode.c.patient_id, filters["patient_id"]))
     if filters.get("clinician_id") is not None:
@@ -190,11 +191,14 @@ async def page_charts(
 
 
 def of_patient(connection: Confined, column: sa.ColumnElement[Any], patient_id: Any) -> sa.ColumnElement[bool]:
-    """Return the condition that a row is of a patient, or of one that was found to be the same person."""
+    """Return the condition that a row is of a patient, or of one that was found to be the same person.
+
+    A list of ids, so that the index of the column finds the rows however many patients there are.
+    """
     t = patient.alias("same_person")
-    mine = sa.select(t.c.id).where(t.c.partner_id == connection.partner_id, sa.or_(t.c.id == patient_id, t.c.merged_into == patient_id))
-    mine = mine.correlate_except(t)
-    return column.in_(mine)
+    others = sa.select(t.c.id).where(t.c.partner_id == connection.partner_id, t.c.merged_into == patient_id).correlate_except(t)
+    ids = sa.func.array_append(sa.func.array(others.scalar_subquery(), type_=ARRAY(sa.Uuid)), patient_id, type_=ARRAY(sa.Uuid))
+    return column == sa.any_(ids)
 
 
 async def same_person(connection: Connection, patient_id: UUID, *, standing: bool = False) -> list[UUID]:

@@ -2,15 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.store.database import Connection, Row
-from app.store.people import in_caseload, in_team, listed, of_patient
+from app.store.people import charts, in_caseload, in_team, listed, of_patient
 from app.store.rows import own, page
-from app.store.statements import EACH, any_of, given, prepared
+from app.store.statements import EACH, Prepared, any_of, given, prepared
 from app.store.tables.inventory import relationship
 from app.store.tables.people import care_team, consent, episode, patient
 from app.store.tables.work import (
@@ -21,52 +23,87 @@ from app.store.tables.work import (
     follow_up,
     formulation,
     phase_task,
+    phase_transition,
     risk_alert,
     session,
+    termination,
 )
 
 
 async def gate_facts(connection: Connection, episode_ids: Sequence[UUID]) -> dict[UUID, Row]:
     """Return in one statement, for each episode, the counts and flags that the gates look at."""
-    return {r["episode_id"]: r for r in await connection.rows(_gate_facts, episode_ids=list(episode_ids))}
+    return {r["episode_id"]: _counted(r) for r in await connection.rows(_gate_facts, episode_ids=list(episode_ids))}
+
+
+def _counted(row: Row) -> Row:
+    """Spread what came as one value, and let what there is none of be empty."""
+    number, last = row.pop("held")
+    row["sessions_held"], row["last_held_at"] = number, last and datetime.fromisoformat(last)
+    return row | {"roles": row["roles"] or [], "tasks": row["tasks"] or {}, "follow_ups": row["follow_ups"] or []}
 
 
 @prepared
 def _gate_facts() -> sa.Select[Any]:
     e, p = episode, patient
+    base = sa.select(e.c.id.label("episode_id"), _newest_consent().label("consented")).where(own(EACH, e), e.c.id == any_of("episode_ids", e.c.id))
+    return _with_counts(base.join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id)))
 
-    def of(table: sa.Table, *more: sa.ColumnElement[bool]) -> Any:
-        return [own(EACH, table), table.c.episode_id == e.c.id, *more]
 
-    def the(value: Any, *where: Any) -> Any:
-        return sa.select(value).where(*where).correlate(e, p).scalar_subquery()
+async def find_course(connection: Connection, episode_id: UUID, clinician_id: UUID | None) -> Row | None:
+    """Return a chart of the caseload together with all that the gates look at, in one statement, or None.
 
-    def listed(value: Any, *where: Any) -> Any:
-        return the(sa.func.coalesce(sa.func.jsonb_agg(value), sa.text("'[]'::jsonb")), *where)
+    The counts and flags stand beside the chart's own columns; the record of the ending in columns `ending_<name>`; `scores` lists the valid
+    assessments, oldest first, each as the values of SCORED.
+    """
+    found = await connection.first(_course(of_clinician=clinician_id is not None), episode_id=episode_id, clinician_id=clinician_id)
+    return None if found is None else _counted(found)
 
-    held = of(session, session.c.status == "held", ~session.c.entered_in_error)
-    counted = [*held, sa.func.coalesce(session.c.kind, "course") == "course"]
-    tasks = sa.func.coalesce(sa.func.jsonb_object_agg(phase_task.c.task, phase_task.c.status), sa.text("'{}'::jsonb"))
-    return (
-        sa.select(
-            e.c.id.label("episode_id"),
-            _newest_consent().label("consented"),
-            listed(care_team.c.role, *of(care_team)).label("roles"),
-            the(tasks, *of(phase_task)).label("tasks"),
-            the(sa.func.count(), *of(relationship, relationship.c.deleted_at.is_(None))).label("relationships"),
-            the(sa.func.count(), *counted).label("sessions_held"),
-            the(sa.func.max(session.c.starts_at), *held).label("last_held_at"),
-            listed(follow_up.c.months, *of(follow_up, follow_up.c.status != "declined")).label("follow_ups"),
-            the(focus.c.patient_agreed, *of(focus)).label("focus_agreed"),
-            the(focus.c.flags, *of(focus)).label("focus_flags"),
-            the(formulation.c.told_on, *of(formulation)).label("formulation_told_on"),
-            the(contract.c.patient_agreed, *of(contract)).label("contract_agreed"),
-            the(contract.c.sessions, *of(contract)).label("contracted_sessions"),
-            the(contract.c.frequency, *of(contract)).label("frequency"),
-            the(contract.c.ends_on, *of(contract)).label("ends_on"),
-        )
-        .join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id))
-        .where(own(EACH, e), e.c.id == any_of("episode_ids", e.c.id))
+
+SCORED = ("instrument", "respondent", "answered_at", "follow_up_id", "partial_sum", "total", "band", "is_case", "missing", "prorated", "scales")
+
+
+@cache
+def _course(*, of_clinician: bool) -> Prepared:
+    t, a = termination, assessment
+    each = aggregate_order_by(sa.func.json_build_array(*(a.c[name] for name in SCORED)), a.c.answered_at, a.c.id)
+    found = sa.select(sa.func.json_agg(each)).where(own(EACH, a), a.c.episode_id == episode.c.id, ~a.c.entered_in_error)
+    base = (
+        charts(EACH, given("clinician_id", sa.Uuid()) if of_clinician else None)
+        .add_columns(found.correlate(episode).scalar_subquery().label("scores"), *(c.label(f"ending_{c.name}") for c in t.c))
+        .outerjoin(t, (t.c.partner_id == episode.c.partner_id) & (t.c.episode_id == episode.c.id))
+        .where(episode.c.id == given("episode_id", sa.Uuid()))
+    )
+    return Prepared(lambda: _with_counts(base))
+
+
+def _with_counts(query: sa.Select[Any]) -> sa.Select[Any]:
+    """Add the counts and flags of an episode to a query of episodes: what there is one of is joined, the rest is counted by index."""
+    e = episode
+    for table in (focus, formulation, contract):  # one of each to an episode
+        query = query.outerjoin(table, (table.c.partner_id == e.c.partner_id) & (table.c.episode_id == e.c.id))
+
+    def the(value: Any, table: sa.Table, *more: sa.ColumnElement[bool]) -> Any:
+        return sa.select(value).where(own(EACH, table), table.c.episode_id == e.c.id, *more).correlate(e).scalar_subquery()
+
+    def listed(value: Any, table: sa.Table, *more: sa.ColumnElement[bool]) -> Any:
+        return the(sa.func.json_agg(value), table, *more)
+
+    numbered = sa.func.count().filter(sa.func.coalesce(session.c.kind, "course") == "course")
+    return query.add_columns(
+        listed(care_team.c.role, care_team).label("roles"),
+        the(sa.func.json_object_agg(phase_task.c.task, phase_task.c.status), phase_task).label("tasks"),
+        the(sa.func.count(), relationship, relationship.c.deleted_at.is_(None)).label("relationships"),
+        the(sa.func.array_agg(follow_up.c.months), follow_up, follow_up.c.status != "declined").label("follow_ups"),
+        the(
+            sa.func.json_build_array(numbered, sa.func.max(session.c.starts_at)), session, session.c.status == "held", ~session.c.entered_in_error
+        ).label("held"),
+        focus.c.patient_agreed.label("focus_agreed"),
+        focus.c.flags.label("focus_flags"),
+        formulation.c.told_on.label("formulation_told_on"),
+        contract.c.patient_agreed.label("contract_agreed"),
+        contract.c.sessions.label("contracted_sessions"),
+        contract.c.frequency,
+        contract.c.ends_on,
     )
 
 
@@ -111,15 +148,34 @@ async def sessions_held_before(connection: Connection, episode_id: UUID, moment:
     return int(await connection.value(query) or 0)
 
 
-async def next_session_number(connection: Connection, episode_id: UUID) -> int:
-    """Return the number that the next held session gets. The caller holds the episode's lock."""
-    return int(await connection.value(_last_number, episode_id=episode_id) or 0) + 1
+async def session_facts(connection: Connection, episode_id: UUID, session_id: UUID | None, moment: datetime) -> Row:
+    """Return what recording a session looks at. The caller holds the episode's lock.
+
+    `phase` the course was in at the moment (None before its first step), `ends_on` of the contract, `marked` relationships with a safety mark,
+    the `last_number` given (None before the first), and whether a session of this id is `known`.
+    """
+    return (await connection.rows(_session_facts, episode_id=episode_id, session_id=session_id, moment=moment))[0]
 
 
 @prepared
-def _last_number() -> sa.Select[Any]:
-    mine = session.c.episode_id == given("episode_id", sa.Uuid())
-    return sa.select(sa.func.max(session.c.number)).where(own(EACH, session), mine, ~session.c.entered_in_error)
+def _session_facts() -> sa.Select[Any]:
+    of = given("episode_id", sa.Uuid())
+    t, r = phase_transition, relationship
+
+    def the(query: sa.Select[Any], name: str) -> Any:
+        return query.scalar_subquery().label(name)
+
+    steps = sa.select(t.c.to_phase).where(own(EACH, t), t.c.episode_id == of, t.c.occurred_at <= given("moment", t.c.occurred_at))
+    mine = (own(EACH, session), session.c.episode_id == of, ~session.c.entered_in_error)
+    marked = (own(EACH, r), r.c.episode_id == of, r.c.deleted_at.is_(None), r.c.safety != "none")
+    known = sa.exists().where(own(EACH, session), session.c.id == given("session_id", sa.Uuid()))
+    return sa.select(
+        the(steps.order_by(t.c.occurred_at.desc(), t.c.id.desc()).limit(1), "phase"),
+        the(sa.select(contract.c.ends_on).where(own(EACH, contract), contract.c.episode_id == of), "ends_on"),
+        the(sa.select(sa.func.array_agg(r.c.id)).where(*marked), "marked"),
+        the(sa.select(sa.func.max(session.c.number)).where(*mine), "last_number"),
+        known.label("known"),
+    )
 
 
 async def open_alert(connection: Connection, episode_id: UUID, kind: str) -> Row | None:
