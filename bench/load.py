@@ -2,7 +2,6 @@
 
 import json
 import os
-import pwd
 import re
 import shutil
 import subprocess
@@ -88,7 +87,7 @@ def pgbench(url: str, script: str, *, seconds: float, clients: int = 8, run: int
         file = Path(folder, "script.sql")
         file.write_text(script)
         if os.geteuid() == 0:  # the socket of the embedded server is its account's own, and root may use it
-            os.chmod(folder, 0o755)
+            Path(folder).chmod(0o755)
         threads = min(2, clients)
         command = ["pgbench", "-n", "-M", "prepared", f"-c{clients}", f"-j{threads}", f"-T{seconds:.0f}", "-D", "n=0", "-D", f"run={run}"]
         done = subprocess.run([*command, "-f", str(file), url], capture_output=True, text=True, check=False)
@@ -97,8 +96,3 @@ def pgbench(url: str, script: str, *, seconds: float, clients: int = 8, run: int
     tps = float(re.search(r"tps = ([\d.]+) \(without", done.stdout).group(1))  # type: ignore[union-attr]
     latency = float(re.search(r"latency average = ([\d.]+) ms", done.stdout).group(1))  # type: ignore[union-attr]
     return Measured(tps, latency)
-
-
-def server_account() -> str | None:
-    """Return the account that embedded PostgreSQL runs as when root starts it."""
-    return next((n for n in ("postgres", "nobody") if n in {e.pw_name for e in pwd.getpwall()}), None) if os.geteuid() == 0 else None

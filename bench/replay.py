@@ -19,6 +19,8 @@ SAID = re.compile(r"^(?:statement|execute [^:]*): (.*)$", re.DOTALL)
 PARAMETER = re.compile(r"\$(\d+) = (NULL|'(?:[^']|'')*')")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 SETTLES_SECONDS = 0.4
+SEQ = 2  # the number of the feed, among the parameters of a change
+KEY_HASH = re.compile(r"\\x[0-9a-f]{64}")
 
 
 @dataclass(slots=True)
@@ -103,14 +105,16 @@ def pgbench_script(found: Sequence[Transaction], number: int, courses: int) -> s
     names = _Names(number)
     lines = [f"\\set e random(1, {courses})", "\\set n :n + 1", "\\set u (:run * 64 + :client_id) * 1000000 + :n"]
     for transaction in found:
-        drawn: int | None = None
+        told = [int(t.parameters[SEQ] or 0) for t in transaction.statements if _tells(t)]
         for said in transaction.statements:
-            sql = said.sql
-            if "change_clock" in sql and sql.startswith(("UPDATE", "WITH")) and "RETURNING" in sql:
-                drawn = int(_parameter_added(said))
-            lines.append(_filled(said, names, feed=drawn if "INTO change" in sql and "change_clock" not in sql else None))
-            lines[-1] += " \\gset" if "change_clock" in sql and "RETURNING" in sql else ";"
+            seq = f"((:seq)::bigint - {max(told) - int(said.parameters[SEQ] or 0)})" if _tells(said) else None
+            end = " \\gset" if "UPDATE change_clock" in said.sql else ";"
+            lines.append(_filled(said, names, seq) + end)
     return "\n".join(lines) + "\n"
+
+
+def _tells(said: Said) -> bool:
+    return said.sql.startswith("INSERT INTO change ")
 
 
 class _Names:
@@ -127,22 +131,20 @@ class _Names:
         return self.known.get(value)
 
 
-def _parameter_added(said: Said) -> str:
-    """Return by how much the change clock was moved on."""
-    match = re.search(r"seq=?\s*=?\s*\(?change_clock\.seq \+ \$(\d+)", said.sql)
-    return (said.parameters[int(match.group(1))] if match else None) or "1"
-
-
-def _filled(said: Said, names: _Names, *, feed: int | None) -> str:
+def _filled(said: Said, names: _Names, seq: str | None) -> str:
     """Return a statement with its parameters in their places."""
 
     def one(match: re.Match[str]) -> str:
         number = int(match.group(1))
         value = said.parameters.get(number)
+        if seq is not None and number == SEQ:
+            return seq
         if value is None:
             return "NULL"
         if "advisory" in said.sql:
             return ":u"
+        if KEY_HASH.fullmatch(value) and "idempotency_key" in said.sql:
+            return "decode(md5((:u)::text || '" + value[-4:] + "') || md5('x' || (:u)::text), 'hex')" if number == 2 else "'" + value + "'"
         return names.of(value) or "'" + value.replace("'", "''") + "'"
 
     return re.sub(r"\$(\d+)", one, said.sql.replace("\n", " "))

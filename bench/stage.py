@@ -75,8 +75,9 @@ class Stage:
 
     @property
     def log(self) -> Path:
-        """The server's log."""
-        return embedded.data_folder(self.settings.home) / "postgres.log"
+        """The server's log. Root's servers have a room of their own, which the home's note names."""
+        note = self.settings.home / "database-folder"
+        return (Path(note.read_text().strip()) if note.exists() else self.settings.home) / "postgres.log"
 
     def environment(self, port: int, **more: str) -> dict[str, str]:
         """Return the environment of a process of the service: its defaults, without the limits that are there to stop just this."""
@@ -163,10 +164,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(command: list[str], environment: dict[str, str], ready: str) -> Iterator[subprocess.Popen[bytes]]:
+def process(command: list[str], environment: dict[str, str], ready: str, *, folder: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command until the block ends; entered once the address `ready` answers."""
     with (Path(tempfile.gettempdir()) / f"ipt-bench-{os.getpid()}.log").open("ab") as log:
-        running = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log)
+        running = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
         wait_for(ready, running)
         yield running

@@ -23,14 +23,17 @@ def dumped(value: Any) -> str:
 DIALECT = asyncpg_dialect(json_serializer=dumped, json_deserializer=orjson.loads)  # type: ignore[no-untyped-call]
 
 
+_COMES_LATER: Any = object()
+
+
 def given(name: str, kind: Any) -> sa.BindParameter[Any]:
     """Stand for a value that comes with each run: a type, or the column whose type it has."""
-    return sa.bindparam(name, type_=kind.type if isinstance(kind, sa.ColumnElement) else kind)
+    return sa.bindparam(name, _COMES_LATER, type_=kind.type if isinstance(kind, sa.ColumnElement) else kind)
 
 
 def any_of(name: str, column: sa.ColumnElement[Any]) -> sa.CollectionAggregate[Any]:
     """Stand for a list of values of a column, one of which is to be equal: a list that is given whole keeps the text the same."""
-    return sa.any_(sa.bindparam(name, type_=ARRAY(column.type)))
+    return sa.any_(given(name, ARRAY(column.type)))
 
 
 class Confined(Protocol):
@@ -55,16 +58,16 @@ class Compiled:
 
     __slots__ = ("_arguments", "_named", "_writes", "text")
 
-    def __init__(self, statement: sa.ClauseElement, columns: Iterable[str] | None = None, *, expanded: bool = False) -> None:
+    def __init__(self, statement: sa.ClauseElement, columns: Iterable[str] | None = None) -> None:
         keys = None if columns is None else list(columns)
-        made: Any = statement.compile(dialect=DIALECT, column_keys=keys, compile_kwargs={"render_postcompile": True} if expanded else {})
+        made: Any = statement.compile(dialect=DIALECT, column_keys=keys, compile_kwargs={"render_postcompile": True})
         order: list[str] = list(made.positiontup or ())
         values = dict(made.params)
         kinds = {name: bind.type.dialect_impl(DIALECT).bind_processor(DIALECT) for name, bind in made.binds.items()}
-        required = {name for name, bind in made.binds.items() if bind.required}
+        late = {name for name, bind in made.binds.items() if bind.required or bind.value is _COMES_LATER}
         self.text: str = made.string
         self._arguments = [values.get(name) for name in order]
-        self._named = tuple((place, name) for place, name in enumerate(order) if name in required)
+        self._named = tuple((place, name) for place, name in enumerate(order) if name in late)
         self._writes: tuple[tuple[int, Write], ...] = tuple((place, kinds[name]) for place, name in enumerate(order) if kinds.get(name) is not None)
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any]:
@@ -104,4 +107,4 @@ Statement = sa.ClauseElement | Prepared
 
 def compiled(statement: Statement) -> Compiled:
     """Return a statement as the driver takes it."""
-    return statement.compiled if isinstance(statement, Prepared) else Compiled(statement, expanded=True)
+    return statement.compiled if isinstance(statement, Prepared) else Compiled(statement)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from app.store.database import Connection, Row
 from app.store.feed import public
 from app.store.people import listed
 from app.store.rows import own
+from app.store.statements import EACH, Prepared, any_of, given, prepared
 from app.store.tables.people import care_team, patient_key
 from app.store.tables.record import change
 from app.store.tables.sync import device, sync_mutation
@@ -43,12 +45,15 @@ class Window:
 
 async def caseload_of(connection: Connection, clinician_id: UUID) -> tuple[tuple[UUID, ...], tuple[UUID, ...]]:
     """Return the courses of a clinician's caseload, and their patients."""
-    rows = await connection.rows(
-        sa.select(care_team.c.episode_id, care_team.c.patient_id).where(
-            own(connection, care_team), care_team.c.clinician_id == clinician_id, listed(connection, care_team.c.patient_id)
-        )
-    )
+    rows = await connection.rows(_caseload, clinician_id=clinician_id)
     return tuple(r["episode_id"] for r in rows), tuple({r["patient_id"] for r in rows})
+
+
+@prepared
+def _caseload() -> sa.Select[Any]:
+    t = care_team
+    mine = t.c.clinician_id == given("clinician_id", sa.Uuid())
+    return sa.select(t.c.episode_id, t.c.patient_id).where(own(EACH, t), mine, listed(EACH, t.c.patient_id))
 
 
 async def page_newest(connection: Connection, scope: Scope, window: Window, limit: int) -> list[Row]:
@@ -56,63 +61,89 @@ async def page_newest(connection: Connection, scope: Scope, window: Window, limi
 
     Each comes with its patient's wrapped key.
     """
+    values = {**_values(scope, window), "settled": window.settled, "limit": limit + 1}
+    return await connection.rows(_page(whole_patient=scope.whole_patient), **values)
+
+
+@cache
+def _page(*, whole_patient: bool) -> Prepared:
     k, c = patient_key, change
-    newest = _newest(connection, scope, window)
+    newest = _newest(whole_patient=whole_patient)
     query = (
         sa.select(c, k.c.wrapped, k.c.key_version)
         .select_from(c.join(newest, newest.c.seq == c.c.seq).outerjoin(k, (k.c.partner_id == c.c.partner_id) & (k.c.patient_id == c.c.patient_id)))
-        .where(c.c.partner_id == connection.partner_id, sa.or_(c.c.op.not_in(GONE), c.c.seq > window.settled))
+        .where(c.c.partner_id == EACH.partner_id, sa.or_(c.c.op.not_in(GONE), c.c.seq > given("settled", c.c.seq)))
         .order_by(c.c.seq)
-        .limit(limit + 1)
+        .limit(given("limit", sa.BigInteger()))
     )
-    return await connection.rows(query)
+    return Prepared(lambda: query)
 
 
 async def versions_of(connection: Connection, scope: Scope, window: Window) -> list[Row]:
     """Return id and version of each row that the person's devices should hold."""
-    newest = _newest(connection, scope, window)
+    return await connection.rows(_versions(whole_patient=scope.whole_patient), **_values(scope, window))
+
+
+@cache
+def _versions(*, whole_patient: bool) -> Prepared:
+    newest = _newest(whole_patient=whole_patient)
     query = (
         sa.select(change.c.entity, change.c.entity_id, change.c.version)
         .select_from(change.join(newest, newest.c.seq == change.c.seq))
-        .where(change.c.partner_id == connection.partner_id, change.c.op.not_in(GONE))
+        .where(change.c.partner_id == EACH.partner_id, change.c.op.not_in(GONE))
     )
-    return await connection.rows(query)
+    return Prepared(lambda: query)
 
 
-def _newest(connection: Connection, scope: Scope, window: Window) -> Any:
+def _values(scope: Scope, window: Window) -> dict[str, Any]:
+    of = {"episode_ids": list(scope.episode_ids), "patient_ids": list(scope.patient_ids), "person_id": scope.person_id}
+    return {**of, "entities": list(scope.entities), "since": window.since, "until": window.until}
+
+
+def _newest(*, whole_patient: bool) -> Any:
     """Select the newest number of each row in the window: of the courses, of the patients themselves, of copies for this person."""
-    stretch = (change.c.seq > window.since, change.c.seq <= window.until, change.c.entity.in_(scope.entities))
-    columns = (change.c.seq, change.c.entity, change.c.entity_id)
+    c = change.c
+    stretch = (c.seq > given("since", c.seq), c.seq <= given("until", c.seq), c.entity == any_of("entities", c.entity))
 
     def part(*where: sa.ColumnElement[bool]) -> sa.Select[Any]:
-        return sa.select(*columns).where(*where, *stretch)
+        return sa.select(c.seq, c.entity, c.entity_id).where(*where, *stretch)
 
-    of_courses = change.c.episode_id.in_(scope.episode_ids)
-    of_patients = sa.and_(change.c.patient_id.in_(scope.patient_ids), *([] if scope.whole_patient else [change.c.episode_id.is_(None)]))
-    still = sa.or_(change.c.op == "revoke", of_courses, of_patients)  # a copy that came after the person had left is not for them
+    of_courses = c.episode_id == any_of("episode_ids", c.episode_id)
+    of_patients = sa.and_(c.patient_id == any_of("patient_ids", c.patient_id), *([] if whole_patient else [c.episode_id.is_(None)]))
+    still = sa.or_(c.op == "revoke", of_courses, of_patients)  # a copy that came after the person had left is not for them
     mine = sa.union_all(
-        part(public(connection), of_courses),
-        part(public(connection), of_patients),
-        part(change.c.partner_id == connection.partner_id, change.c.audience == scope.person_id, still),
+        part(public(EACH), of_courses),
+        part(public(EACH), of_patients),
+        part(c.partner_id == EACH.partner_id, c.audience == given("person_id", c.audience), still),
     ).subquery()
     return sa.select(sa.func.max(mine.c.seq).label("seq")).group_by(mine.c.entity, mine.c.entity_id).subquery()
 
 
 async def changed_for(connection: Connection, scope: Scope, since: int) -> bool:
     """Tell whether anything after `since` is for the person."""
-    newest = _newest(connection, scope, Window(since, 1 << 53, 0))
-    return await connection.first(sa.select(newest.c.seq).limit(1)) is not None
+    return await connection.value(_anything(whole_patient=scope.whole_patient), **_values(scope, Window(since, 1 << 53, 0))) is not None
+
+
+@cache
+def _anything(*, whole_patient: bool) -> Prepared:
+    newest = _newest(whole_patient=whole_patient)
+    return Prepared(lambda: sa.select(newest.c.seq).limit(1))
 
 
 async def mutations_known(connection: Connection, device_id: UUID, mutation_ids: Sequence[UUID]) -> dict[UUID, Row]:
     """Return what the ledger holds of a device's mutations, each with its patient's wrapped key."""
+    rows = await connection.rows(_known, device_id=device_id, mutation_ids=list(mutation_ids))
+    return {r["mutation_id"]: r for r in rows}
+
+
+@prepared
+def _known() -> sa.Select[Any]:
     m, k = sync_mutation, patient_key
-    rows = await connection.rows(
+    return (
         sa.select(m, k.c.wrapped, k.c.key_version)
         .select_from(m.outerjoin(k, (k.c.partner_id == m.c.partner_id) & (k.c.patient_id == m.c.patient_id)))
-        .where(own(connection, m), m.c.device_id == device_id, m.c.mutation_id.in_(mutation_ids))
+        .where(own(EACH, m), m.c.device_id == given("device_id", sa.Uuid()), m.c.mutation_id == any_of("mutation_ids", m.c.mutation_id))
     )
-    return {r["mutation_id"]: r for r in rows}
 
 
 async def mutations_of(connection: Connection, device_id: UUID | None, mutation_ids: Sequence[UUID]) -> set[UUID]:
@@ -125,8 +156,13 @@ async def mutations_of(connection: Connection, device_id: UUID | None, mutation_
 async def note_mutations(connection: Connection, rows: Sequence[dict[str, Any]]) -> None:
     """Write mutations into the ledger; those that are there stay as they are."""
     if rows:
-        values = [{"partner_id": connection.partner_id, **row} for row in rows]
-        await connection.run(insert(sync_mutation).values(values).on_conflict_do_nothing())
+        await connection.run_many(_noted, rows)
+
+
+@prepared
+def _noted() -> sa.Insert:
+    m = sync_mutation
+    return insert(m).values({c.name: EACH.partner_id if c.name == "partner_id" else given(c.name, c) for c in m.c}).on_conflict_do_nothing()
 
 
 async def find_device(connection: Connection, device_id: UUID, *, lock: bool = False) -> Row | None:

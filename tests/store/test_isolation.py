@@ -1,6 +1,7 @@
 """Either layer alone isolates: row security without the WHERE, and the WHERE without row security."""
 
 import asyncio
+import sys
 from uuid import UUID
 
 import pytest
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 from app.domain.outcome_tables import NETWORKS
 from app.store.database import Database
 from app.store.rows import find_row, page, rows_of
+from app.store.statements import Prepared
 from app.store.tables.every import SHARED_TABLES, metadata
 from app.store.tables.outcomes import NETWORK_TABLES
 from app.store.tables.people import patient
@@ -130,11 +132,27 @@ def test_a_pool_under_a_storm_with_cancellations_never_shows_foreign_rows(two, o
 # Either layer alone, over HTTP, on every route
 
 
-@pytest.mark.parametrize("off", ["row security", "the WHERE"])
-def test_either_layer_alone_keeps_another_partners_ids_closed_on_every_route(fresh_database, tmp_path, monkeypatch, off):
-    """A mutant of the service without one of its two layers: the other alone must turn every foreign id into a 404."""
-    import sys  # noqa: PLC0415
+def forget_statements():
+    """Let every statement be written anew: they are kept once compiled, and a mutant's must neither be missed nor stay."""
+    for name, module in list(sys.modules.items()):
+        if name.startswith("app.store"):
+            for found in vars(module).values():
+                if hasattr(found, "cache_clear"):
+                    found.cache_clear()
+                if isinstance(found, Prepared):
+                    found._compiled = None
 
+
+@pytest.fixture
+def statements_anew():
+    forget_statements()
+    yield
+    forget_statements()
+
+
+@pytest.mark.parametrize("off", ["row security", "the WHERE"])
+def test_either_layer_alone_keeps_another_partners_ids_closed_on_every_route(fresh_database, tmp_path, monkeypatch, statements_anew, off):
+    """A mutant of the service without one of its two layers: the other alone must turn every foreign id into a 404."""
     from tests.api.test_routes import BODIES, WITH_ID, filled, rows_of_every_kind  # noqa: PLC0415
     from tests.conftest import Clock, Service, settings_of  # noqa: PLC0415
 
