@@ -65,7 +65,7 @@ def worker_access(visit: Visit, route: str) -> Access:
 
 async def commit_visit(visit: Visit, route: str) -> None:
     """Commit what the worker did, with its audit row and its changes told."""
-    await insert_access(visit.connection, worker_access(visit, route), visit.keys)
+    await insert_access(visit.connection, visit.keys, worker_access(visit, route))
     await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)
     await visit.connection.commit()
 

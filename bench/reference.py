@@ -19,14 +19,15 @@ import orjson
 PLAN: dict[str, Any] = json.loads(Path(os.environ["IPT_BENCH_PLAN"]).read_text())
 POOL = 8
 JSON = [(b"content-type", b"application/json")]
-CAST = re.compile(r"\$(\d+)::(UUID\[\]|UUID|BIGINT|INTEGER|TIMESTAMP WITH TIME ZONE)")
+CAST = re.compile(r"\$(\d+)::(UUID\[\]|TEXT\[\]|UUID|BIGINT|INTEGER|TIMESTAMP WITH TIME ZONE)")
 
 
 def _value(text: str | None, kind: str) -> Any:
     if text is None:
         return None
-    if kind == "UUID[]":
-        return [UUID(one) for one in text.strip("{}").split(",") if one]
+    if kind.endswith("[]"):
+        of = UUID if kind == "UUID[]" else str
+        return [of(one) for one in text.strip("{}").split(",") if one]
     return {"UUID": UUID, "BIGINT": int, "INTEGER": int, "TIMESTAMP WITH TIME ZONE": datetime.fromisoformat}.get(kind, str)(text)
 
 

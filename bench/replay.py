@@ -102,7 +102,7 @@ def pgbench_script(found: Sequence[Transaction], number: int, courses: int) -> s
     Ids that the service made are new each time, numbers of the change feed come from the clock as they did, locks are of random keys;
     everything else is said as it was.
     """
-    names = _Names(number)
+    names = _Names(number, found[0].statements[0].sql)
     lines = [f"\\set e random(1, {courses})", "\\set n :n + 1", "\\set u (:run * 64 + :client_id) * 1000000 + :n"]
     for transaction in found:
         told = [int(t.parameters[SEQ] or 0) for t in transaction.statements if _tells(t)]
@@ -120,9 +120,11 @@ def _tells(said: Said) -> bool:
 class _Names:
     """Which id stands for what."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, begin: str) -> None:
+        partner_id = UUID.search(begin)
+        assert partner_id
         self.known = {numbered(kind, number): f"('{numbered(kind, 0)[:24]}' || lpad((:e)::text, 12, '0'))" for kind in (1, 2)}
-        self.fixed: set[str] = set()
+        self.known[partner_id.group()] = f"'{partner_id.group()}'"
 
     def of(self, value: str) -> str | None:
         """Return the expression of an id; a new one for one that was not seen before."""

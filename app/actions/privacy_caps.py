@@ -173,7 +173,7 @@ async def _carry_out(connection: Connection, ring: KeyRing, waiting: Row, now: d
         return f"{proposal['name']} is an operator now."
     population = UUID(proposal["population"])
     if waiting["kind"] == "membership":
-        await insert_access(connection, _access(population, waiting, now), ring)
+        await insert_access(connection, ring, _access(population, waiting, now))
         if proposal["patients"] is None:
             await drop_member(connection)
             return "The partner leaves the network with the next freeze."
@@ -184,7 +184,7 @@ async def _carry_out(connection: Connection, ring: KeyRing, waiting: Row, now: d
     if not await set_cap(connection, population, proposal["quarter"], proposal["scope"], proposal["cap"]):
         raise CapRefused
     if population not in NETWORKS.values():
-        await insert_access(connection, _access(population, waiting, now), ring)
+        await insert_access(connection, ring, _access(population, waiting, now))
     return f"The cap of {proposal['scope']} in {proposal['quarter']} is {proposal['cap'] / MICRO:g} now."
 
 
@@ -196,7 +196,7 @@ async def _tell_members(database: Database, ring: KeyRing, waiting: Row, now: da
     for partner_id in known:
         async with database.transaction(partner_id) as connection:
             if await declared_size(connection) is not None:
-                await insert_access(connection, _access(partner_id, waiting, now), ring)
+                await insert_access(connection, ring, _access(partner_id, waiting, now))
                 await connection.commit()
 
 

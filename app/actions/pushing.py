@@ -1,11 +1,12 @@
 """Taking what devices send: each mutation once, judged by the same actions as over HTTP, merged field by field, never lost.
 
-A batch is one transaction with one savepoint that moves on behind each mutation (or group of them): a refused one undoes itself
-and holds up no other. What cannot be merged is kept as a conflict for a clinician to see.
+A batch is one transaction. Rules refuse before they write, so it is gone through without savepoints; when something was written before a
+refusal, or the database itself refused, all of it is undone and gone through again with a savepoint behind each mutation (or group of them):
+a refused one undoes itself and holds up no other. What cannot be merged is kept as a conflict for a clinician to see.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -21,7 +22,7 @@ from app.actions.synced import SCOPE_OF, may_see
 from app.actions.visit import Chart, Precondition, VersionStale, VersionUnmatched, Visit, open_chart, open_patient
 from app.domain.errors import Forbidden, NotFound, Refusal
 from app.domain.sync import BaseAhead, BaseMissing, GroupRefused, MutationUnknown, changed_since, disputed_fields
-from app.store.database import Row
+from app.store.database import OutOfRange, Row, UniqueTaken
 from app.store.feed import Change, state_of_version, versions_since
 from app.store.idempotency import hold_for_transaction
 from app.store.people import lock_charts
@@ -54,6 +55,54 @@ async def push(visit: Visit, mutations: Sequence[Mutation], *, of_replica: bool 
     known = {} if of_replica else await mutations_known(visit.connection, device_id, [m.mutation_id for m in mutations])
     await _lock(visit, mutations)
     await visit.connection.script(SAVEPOINT)
+    mark, traced = visit.journal.mark(), len(visit.trace.resources)
+    try:
+        results, ledger = await _pass(_Pass(visit, known, of_replica=of_replica, careful=False), mutations)
+    except _Spoiled:
+        await visit.connection.script(BACK)
+        visit.journal.truncate(mark)
+        del visit.trace.resources[traced:]
+        visit.trace.by_patient.clear()
+        visit.charts.clear()
+        results, ledger = await _pass(_Pass(visit, known, of_replica=of_replica, careful=True), mutations)
+    await note_mutations(visit.connection, list(ledger.values()))
+    visit.journal.kept_beside = visit.journal.kept_beside or bool(ledger)
+    return results
+
+
+class _Spoiled(Exception):
+    """Something was written before the refusal: the whole batch is gone through again, with a savepoint behind each mutation."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """One way through a batch. The first takes no savepoints, since rules refuse before they write; a `careful` one follows when it must."""
+
+    visit: Visit
+    known: dict[UUID, Row]
+    of_replica: bool
+    careful: bool
+
+    async def undo(self, mark: tuple[int, int]) -> None:
+        """Undo what the mutation under way has written. Raises _Spoiled when only the whole batch can be undone."""
+        if self.careful:
+            await self.visit.connection.script(BACK)
+            self.visit.charts.clear()
+            self.visit.journal.truncate(mark)
+        elif self.visit.journal.mark() != mark:
+            raise _Spoiled
+
+    async def settle(self) -> None:
+        """Keep what was written, whatever comes next."""
+        if self.careful:
+            await self.visit.connection.script(NEXT)
+
+
+async def _pass(way: _Pass, mutations: Sequence[Mutation]) -> tuple[list[Result], dict[UUID, Row]]:
+    """Judge every mutation in order; return the results, and what the ledger is to remember."""
+    visit, known = way.visit, dict(way.known)
+    device_id = visit.caller.device_id
+    assert device_id is not None
     results: list[Result] = []
     ledger: dict[UUID, Row] = {}
     for _, unit in groupby(enumerate(mutations), key=lambda pair: pair[1].group or pair[0]):
@@ -61,16 +110,14 @@ async def push(visit: Visit, mutations: Sequence[Mutation], *, of_replica: bool 
         done = [repeated_result(visit, m, known[m.mutation_id]) if m.mutation_id in known else None for m in members]
         fresh = [m for m, d in zip(members, done, strict=True) if d is None]
         broken = any(d is not None and d.status in {"rejected", "conflict"} for d in done)
-        judged = iter([rejected(m, GroupRefused(), None) for m in fresh] if broken else await _unit(visit, fresh, of_replica=of_replica))
+        judged = iter([rejected(m, GroupRefused(), None) for m in fresh] if broken else await _unit(way, fresh))
         for result in (d or next(judged) for d in done):
             results.append(result)
             if not result.repeated and (result.problem or {}).get("name") != GroupRefused.__name__:  # with the group mended, it is judged anew
                 ledger[result.mutation.mutation_id] = ledger_row(visit, device_id, result)
-        if not of_replica:
+        if not way.of_replica:
             known |= ledger
-    await note_mutations(visit.connection, list(ledger.values()))
-    visit.journal.kept_beside = visit.journal.kept_beside or bool(ledger)
-    return results
+    return results, ledger
 
 
 async def _lock(visit: Visit, mutations: Sequence[Mutation]) -> None:
@@ -80,11 +127,13 @@ async def _lock(visit: Visit, mutations: Sequence[Mutation]) -> None:
         if m.handler is not None and not m.handler.of_patient:
             rows.setdefault(m.handler.table, []).append(m.id)
     parents = [m.parent_id for m in mutations if m.parent_id is not None and not (m.handler and m.handler.of_patient)]
-    await lock_charts(visit.connection, rows, parents, visit.caller.clinician_id, visit.caller.patient_id)
+    found = await lock_charts(visit.connection, rows, parents, visit.caller.clinician_id, visit.caller.patient_id)
+    visit.charts.update({r["id"]: r for r in found})
 
 
-async def _unit(visit: Visit, members: Sequence[Mutation], *, of_replica: bool) -> list[Result]:
-    """Apply one mutation, or the mutations of a group: all of them, or none."""
+async def _unit(way: _Pass, members: Sequence[Mutation]) -> list[Result]:
+    """Apply one mutation, or the mutations of a group: all of them, or none. Raises _Spoiled."""
+    visit = way.visit
     mark, traced = visit.journal.mark(), len(visit.trace.resources)
     results = []
     for mutation in members:
@@ -94,11 +143,12 @@ async def _unit(visit: Visit, members: Sequence[Mutation], *, of_replica: bool) 
             result = await _judged(visit, mutation)
         except (*REFUSED, Contested) as trouble:
             patient_id = visit.trace.patient_id
-            await visit.connection.script(BACK)
-            visit.journal.truncate(mark)
+            if not way.careful and isinstance(trouble, (OutOfRange, UniqueTaken)):
+                raise _Spoiled from None  # the database itself refused: nothing more can be said in this transaction
+            await way.undo(mark)
             del visit.trace.resources[traced:]
             others = [rejected(m, GroupRefused(), None) for m in members if m is not mutation]
-            culprit = await _settled(visit, mutation, trouble, patient_id, of_replica=of_replica)
+            culprit = await _settled(way, mutation, trouble, patient_id)
             at = members.index(mutation)
             return [*others[:at], culprit, *others[at:]]
         finally:
@@ -107,23 +157,27 @@ async def _unit(visit: Visit, members: Sequence[Mutation], *, of_replica: bool) 
             visit.trace.of(result.patient_id, resource)
         del visit.trace.resources[traced:]
         results.append(result)
-    await visit.connection.script(NEXT)
+    await way.settle()
     return results
 
 
-async def _settled(visit: Visit, mutation: Mutation, trouble: Exception, patient_id: UUID | None, *, of_replica: bool) -> Result:
+async def _settled(way: _Pass, mutation: Mutation, trouble: Exception, patient_id: UUID | None) -> Result:
     """Return the result of a mutation that was undone: kept as a conflict, or rejected with the words of the rule."""
+    visit = way.visit
     contested = trouble if isinstance(trouble, Contested) else None
     refusal = trouble if isinstance(trouble, Refusal) else Refusal("A value is outside of what the database keeps, or is taken.")
-    if contested is None and of_replica:
+    if contested is None and way.of_replica:
         contested = await keepable(visit, mutation, refusal)
     if contested is not None:
+        mark = visit.journal.mark()
         try:
             result = await keep_edit(visit, mutation, contested)
-        except REFUSED:
-            await visit.connection.script(BACK)
+        except REFUSED as worse:
+            if not way.careful and isinstance(worse, (OutOfRange, UniqueTaken)):
+                raise _Spoiled from None
+            await way.undo(mark)
         else:
-            await visit.connection.script(NEXT)
+            await way.settle()
             return result
     visit.trace.of(patient_id, f"{named(mutation.entity)}/{mutation.id}")
     return rejected(mutation, refusal, patient_id)

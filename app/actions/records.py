@@ -22,6 +22,8 @@ from app.store.feed import Audience, Change
 from app.store.rows import delete_row, find_row, insert_row, update_row
 from app.store.tables.people import care_team
 
+OF_A_CHART = {"episode", "patient", "consent", "partner_setting", "break_glass"}  # what a chart's row is made of
+
 
 class IdTaken(Conflict):
     """This id is in use for something else."""
@@ -61,7 +63,7 @@ class Made:
 
 def wire_of(moment: datetime) -> str:
     """Write a moment as the wire shows it, for documents that are kept as JSON."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def reveal(key: PatientKey | None, table: sa.Table, row: Row) -> Row:
@@ -178,6 +180,8 @@ def _tell(visit: Visit, table: sa.Table, row: Row, key: PatientKey | None, op: s
     patient_id = row.get("patient_id") or (row["id"] if table.name == "patient" else None)
     episode_id = row.get("episode_id") or (row["id"] if table.name == "episode" else None)
     visit.journal.tell(Change(table.name, row["id"], row["version"], op, patient_id, episode_id, state if keep_state else None))
+    if table.name in OF_A_CHART:
+        visit.charts.clear()
     visit.trace.resources.append(f"{table.name}/{row['id']}")
 
 

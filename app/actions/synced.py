@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -73,10 +74,17 @@ def may_see(caller: Caller, entity: str, state: Mapping[str, Any]) -> bool:
 
 def on_the_wire(entity: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state of the feed as HTTP shows the same row: every column there, moments in UTC with milliseconds."""
-    columns = {str(c.name): c for c in table_of(entity).c if c.name not in {*STORE_ONLY, *NEVER_ON_THE_WIRE}}
-    whole = dict.fromkeys(columns) | {name: value for name, value in state.items() if name not in NEVER_ON_THE_WIRE}
-    for name, column in columns.items():
+    nothing, moments = _shape(entity)
+    whole = nothing | {name: value for name, value in state.items() if name not in NEVER_ON_THE_WIRE}
+    for name in moments:
         moment = whole[name]
-        if isinstance(column.type, TIMESTAMP) and isinstance(moment, str):
+        if isinstance(moment, str):
             whole[name] = wire_of(datetime.fromisoformat(moment))
     return whole
+
+
+@cache
+def _shape(entity: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Return a row of a kind with nothing in it, and which of its members are moments."""
+    columns = [c for c in table_of(entity).c if c.name not in {*STORE_ONLY, *NEVER_ON_THE_WIRE}]
+    return {str(c.name): None for c in columns}, tuple(str(c.name) for c in columns if isinstance(c.type, TIMESTAMP))

@@ -97,6 +97,8 @@ class Visit:
     use: str = CARE
     """What the charts are opened for: see domain/protection.py."""
     patient_keys: dict[UUID, PatientKey] = field(default_factory=dict)
+    charts: dict[UUID, Row] = field(default_factory=dict)
+    """Charts that this transaction has locked and read already, as they stand: `told` forgets them when one of them may have changed."""
 
     @property
     def actor(self) -> str:
@@ -144,7 +146,9 @@ async def open_chart(visit: Visit, episode_id: UUID, *, lock: bool = False) -> C
 
     Raises NotFound: unknown, another partner's, and outside the caseload look alike.
     """
-    return await admitted(visit, await find_chart(visit.connection, episode_id, visit.caller.clinician_id, lock=lock), writes=lock)
+    row = visit.charts.get(episode_id) if lock else None
+    row = row or await find_chart(visit.connection, episode_id, visit.caller.clinician_id, lock=lock)
+    return await admitted(visit, row, writes=lock)
 
 
 async def admitted(visit: Visit, row: Row | None, *, writes: bool = False) -> Chart:

@@ -127,7 +127,7 @@ async def issue_token(request: Request) -> Any:
                 caller = await _granted(visit, client, form, await _key_shown(request, visit, form, house))
             except GrantRefused as refused:
                 refusal = refused
-            await insert_access(connection, _access(request, client, caller, house, refusal), house.keys)
+            await insert_access(connection, house.keys, _access(request, client, caller, house, refusal))
             await stamp(connection, visit.journal, visit.now, actor=visit.actor, client_id=client.client_id)
             await connection.commit()
     except ClientRefused:
@@ -164,7 +164,7 @@ async def revoke_token(request: Request) -> Response:
             if caller is not None:
                 gone = datetime.fromtimestamp(caller.expires_at, UTC) + KEPT_AFTER_EXPIRY
                 await revoke(connection, "token", caller.token_id, clock(house.now), gone)
-            await insert_access(connection, _access(request, client, caller, house, None), house.keys)
+            await insert_access(connection, house.keys, _access(request, client, caller, house, None))
             await connection.commit()
     except ClientRefused:
         return await _refused(request, house, claimed)

@@ -311,9 +311,8 @@ class _Flow:
             if request.method in WRITES and not visit.precondition.checked:
                 message = f"{self.path} changed something without checking its precondition"
                 raise RuntimeError(message)
-            for trace in visit.trace.parts():
-                access = self._access(request, visit.caller, visit, visit.now, response.status_code, None, trace)
-                await insert_access(visit.connection, access, visit.keys)
+            of = [self._access(request, visit.caller, visit, visit.now, response.status_code, None, trace) for trace in visit.trace.parts()]
+            await insert_access(visit.connection, visit.keys, *of)
         if retry and response.status_code < 300:  # noqa: PLR2004
             await keep_answer(visit, retry, response, without=call.shown_once)
         await stamp(visit.connection, visit.journal, visit.now, actor=visit.actor, client_id=visit.caller.client_id)

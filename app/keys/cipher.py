@@ -40,14 +40,18 @@ class PatientKey:
 
     patient_id: UUID
     key: bytes = field(repr=False)
+    _cipher: AESGCM = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_cipher", AESGCM(self.key))
 
     def seal(self, secret: Mapping[str, Any], place: str) -> bytes:
         """Seal a row's secret fields for one place and version."""
-        return _sealed(self.key, FIELD, orjson.dumps(secret, default=str), place)
+        return _sealed(self._cipher, FIELD, orjson.dumps(secret, default=str), place)
 
     def open(self, blob: bytes | None, place: str) -> dict[str, Any]:
         """Open what `seal` made; None opens to nothing. Raises KeyMissing when key or place do not fit."""
-        return {} if blob is None else dict(orjson.loads(_opened(self.key, FIELD, blob, place)))
+        return {} if blob is None else dict(orjson.loads(_opened(self._cipher, FIELD, blob, place)))
 
     def digest(self, data: bytes) -> bytes:
         """Return an HMAC of small data: a plain hash of a short questionnaire could be guessed."""
@@ -80,14 +84,14 @@ class KeyRing:
         if wraps not in keys:
             message = "The version that is to wrap is not among the keys."
             raise KeyMissing(message)
-        self._keys, self._derivation, self.newest = dict(keys), derivation, wraps
+        self._keys, self._derivation, self.newest = {version: AESGCM(key) for version, key in keys.items()}, derivation, wraps
 
     def refresh(self) -> None:
         """Read the keys again. Raises KeyMissing; the ring then stays as it was."""
         if self._reread is not None:
             self._take(*self._reread())
 
-    def _key(self, version: int) -> bytes:
+    def _key(self, version: int) -> AESGCM:
         """Return the key of a version; one that was added since is looked for, each once a second at the most. Raises KeyMissing."""
         now = time.monotonic()
         if version not in self._keys and now - self._looked_for.get(version, float("-inf")) > LOOK_AGAIN_SECONDS:
@@ -139,16 +143,16 @@ def place_of(partner_id: UUID, table: str, row_id: object, version: int) -> str:
     return f"{partner_id}|{table}|{row_id}|{version}"
 
 
-def _sealed(key: bytes, form: bytes, data: bytes, place: str) -> bytes:
+def _sealed(cipher: AESGCM, form: bytes, data: bytes, place: str) -> bytes:
     nonce = os.urandom(NONCE_BYTES)
-    return form + nonce + AESGCM(key).encrypt(nonce, data, _context(form, place))
+    return form + nonce + cipher.encrypt(nonce, data, _context(form, place))
 
 
-def _opened(key: bytes, form: bytes, blob: bytes, place: str) -> bytes:
+def _opened(cipher: AESGCM, form: bytes, blob: bytes, place: str) -> bytes:
     if blob[:1] != form:
         raise KeyMissing
     try:
-        return AESGCM(key).decrypt(blob[1 : 1 + NONCE_BYTES], blob[1 + NONCE_BYTES :], _context(form, place))
+        return cipher.decrypt(blob[1 : 1 + NONCE_BYTES], blob[1 + NONCE_BYTES :], _context(form, place))
     except InvalidTag:
         raise KeyMissing from None
 

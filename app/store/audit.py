@@ -114,10 +114,11 @@ class Knock:
         }
 
 
-async def insert_access(connection: Connection, access: Access, keys: KeyRing) -> None:
-    """Insert one access in the transaction of the write that it belongs to."""
-    row, others = access.rows(keys)
-    await connection.run(_event, **row)
+async def insert_access(connection: Connection, keys: KeyRing, *accesses: Access) -> None:
+    """Insert the accesses of a write in its transaction."""
+    made = [access.rows(keys) for access in accesses]
+    await connection.run_many(_event, [row for row, _ in made])
+    others = [pointer for _, pointers in made for pointer in pointers]
     if others:
         await connection.run_many(_subject, others)
 
@@ -197,14 +198,11 @@ class AuditTrail:
                 done.set_exception(DatabaseAway(type(trouble).__name__))
 
     async def _insert(self, entries: Sequence[Access | Knock]) -> None:
-        accesses = [e.rows(self._keys) for e in entries if isinstance(e, Access)]
+        accesses = [e for e in entries if isinstance(e, Access)]
         knocks = [e.row() for e in entries if isinstance(e, Knock)]
         async with self._database.transaction(None) as connection:
             if accesses:
-                await connection.run_many(_event, [row for row, _ in accesses])
-            others = [pointer for _, pointers in accesses for pointer in pointers]
-            if others:
-                await connection.run_many(_subject, others)
+                await insert_access(connection, self._keys, *accesses)
             if knocks:
                 await connection.run_many(_knock, knocks)
             await connection.commit()

@@ -10,7 +10,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 
 from app.store.database import Connection, Row
 from app.store.rows import own, page
-from app.store.statements import EACH, Confined, Prepared, given
+from app.store.statements import EACH, Confined, Prepared, any_of, given
 from app.store.tables.caseload import partner_protocol
 from app.store.tables.door import partner_setting
 from app.store.tables.groups import group_member
@@ -145,20 +145,47 @@ async def lock_charts(
     episode_ids: Sequence[UUID],
     clinician_id: UUID | None,
     patient_id: UUID | None,
-) -> None:
-    """Lock the charts of some rows, and some charts, of the caseload (or the patient's own), in one order: two that want the same ones cannot cross."""
+) -> list[Row]:
+    """Lock the charts of some rows, and some charts, of the caseload (or the patient's own), in one order: two that want the same ones cannot cross.
+
+    Returns the charts, read under their locks.
+    """
     wanted = set(episode_ids)
     for table, ids in rows.items():
-        found = await connection.rows(sa.select(table.c.episode_id).distinct().where(own(connection, table), table.c.id.in_(ids)))
+        found = await connection.rows(_episodes_of(table), ids=list(ids))
         wanted |= {r["episode_id"] for r in found}
-    if wanted:
-        mine = [
-            in_caseload(connection, clinician_id, patient_id=episode.c.patient_id, episode_id=episode.c.id),
-            *([episode.c.patient_id == patient_id] if patient_id else []),
-        ]
-        whose = (patient.c.partner_id == episode.c.partner_id) & (patient.c.id == episode.c.patient_id)
-        query = sa.select(episode.c.id).join(patient, whose).where(own(connection, episode), episode.c.id.in_(wanted), *mine)
-        await connection.rows(query.order_by(episode.c.id).with_for_update(key_share=True, of=(episode, patient)))
+    if not wanted:
+        return []
+    locked = await connection.rows(
+        _locking(of_clinician=clinician_id is not None, of_patient=patient_id is not None),
+        episode_ids=list(wanted),
+        clinician_id=clinician_id,
+        patient_id=patient_id,
+    )
+    ids = [r["id"] for r in locked]
+    return await connection.rows(_charts_of(of_clinician=clinician_id is not None), episode_ids=ids, clinician_id=clinician_id)
+
+
+@cache
+def _episodes_of(table: sa.Table) -> Prepared:
+    return Prepared(lambda: sa.select(table.c.episode_id).distinct().where(own(EACH, table), table.c.id == any_of("ids", table.c.id)))
+
+
+@cache
+def _locking(*, of_clinician: bool, of_patient: bool) -> Prepared:
+    e = episode
+    by = given("clinician_id", sa.Uuid()) if of_clinician else None
+    mine = [in_caseload(EACH, by, patient_id=e.c.patient_id, episode_id=e.c.id)]
+    mine += [e.c.patient_id == given("patient_id", sa.Uuid())] if of_patient else []
+    whose = (patient.c.partner_id == e.c.partner_id) & (patient.c.id == e.c.patient_id)
+    query = sa.select(e.c.id).join(patient, whose).where(own(EACH, e), e.c.id == any_of("episode_ids", e.c.id), *mine)
+    return Prepared(lambda: query.order_by(e.c.id).with_for_update(key_share=True, of=(e, patient)))
+
+
+@cache
+def _charts_of(*, of_clinician: bool) -> Prepared:
+    query = charts(EACH, given("clinician_id", sa.Uuid()) if of_clinician else None)
+    return Prepared(lambda: query.where(episode.c.id == any_of("episode_ids", episode.c.id)))
 
 
 async def was_told_to_forget(connection: Connection, person_id: UUID, episode_id: UUID) -> bool:
