@@ -110,7 +110,8 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
     audit_login = Database(settings.audit_database_url or settings.database_url, "ipt_audit", pool_size=1, pooler=settings.pooler)
     keys = read_keys(key_provider(settings))
     trail = AuditTrail(audit_login, keys)
-    the_door = Door(database, keys, settings.issuer, now)
+    door_login = Database(settings.database_url, "ipt_service", pool_size=1, pooler=settings.pooler)  # revocations are read though requests wait
+    the_door = Door(database, door_login, keys, settings.issuer, now)
     app.state.house = House(
         database=database,
         trail=trail,
@@ -141,6 +142,7 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         await trail.stop()
         await database.close()
         await audit_login.close()
+        await door_login.close()
 
 
 def key_provider(settings: Settings) -> KeyProvider:

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from bench.http import ROUNDS, SECONDS, lead_token, phase_of, recording
+from bench.http import ROUNDS, SECONDS, phase_of, recording, token_of
 from bench.load import Measured, drive
 from bench.stage import COURSES_FOR_10_000_SESSIONS, Stage, service, stage, token
 from bench.table import Row, alternating
@@ -49,7 +49,7 @@ def _writes(found: Stage, address: str) -> Any:
 
 
 def _pulls(found: Stage, address: str) -> Any:
-    bearer = {"Authorization": f"Bearer {lead_token(found, address)}"}
+    bearer = {"Authorization": f"Bearer {token_of(found, address, 'phone')}"}
     return lambda: _driven(address, [("GET", "/v1/sync/pull?since=0&limit=200", "")], bearer)
 
 

@@ -62,7 +62,7 @@ class Heard:
         asyncio.run(replay.listening(stage))
         try:
             with service(stage) as address:
-                self._listen(stage, Caller(address, token(stage, address)), Caller(address, lead_token(stage, address)))
+                self._listen(stage, Caller(address, token(stage, address)), Caller(address, token_of(stage, address, "phone")))
         finally:
             asyncio.run(replay.not_listening(stage))
 
@@ -84,9 +84,9 @@ class Heard:
         self.rows = [max((s for t in pull for s in t.statements), key=lambda s: "max(" in s.sql and "patient_key" in s.sql)]
 
 
-def lead_token(stage: Stage, address: str, device: str | None = None) -> str:
-    """Return a token that acts for the clinician of the numbered courses."""
-    found = Caller(address, token(stage, address))("GET", "/v1/clinicians?subject=bench%7Clead")
+def token_of(stage: Stage, address: str, clinician: str, device: str | None = None) -> str:
+    """Return a token that acts for a clinician of the numbered courses: `lead`, or `phone` of those that are pulled."""
+    found = Caller(address, token(stage, address))("GET", f"/v1/clinicians?subject=bench%7C{clinician}")
     return clinician_token(stage, address, found["items"][0]["id"], device)
 
 
@@ -128,7 +128,7 @@ def _pairs(found: Measured) -> Measured:
 def pulling(stage: Stage, heard: Heard) -> Iterator[Row]:
     """A page of a pull."""
     with service(stage) as address, reference(stage, heard.read_course, {"rows": heard.rows}) as bare:
-        bearer = {"Authorization": f"Bearer {lead_token(stage, address)}"}
+        bearer = {"Authorization": f"Bearer {token_of(stage, address, 'phone')}"}
         number = len(Caller(address, bearer["Authorization"].split()[1])("GET", heard.pulled)["changes"])
         ours, same = alternating(
             ROUNDS,
@@ -145,7 +145,7 @@ def pushing(stage: Stage, _heard: Heard) -> Iterator[Row]:
     with service(stage) as address:
         app = Caller(address, token(stage, address))
         device_id = str(uuid4())
-        device = Caller(address, lead_token(stage, address, device_id))
+        device = Caller(address, token_of(stage, address, "lead", device_id))
 
         def batch() -> float:
             mutations = [
@@ -176,12 +176,15 @@ def released(stage: Stage, _heard: Heard) -> Iterator[Row]:
     asyncio.run(freeze_now(stage.settings, stage.partner_id))
     with service(stage) as address:
         bearer = {"Authorization": f"Bearer {token(stage, address)}"}
+        analyst = token(stage, address, grant_type="client_credentials", scope="outcomes:read")
         app = Caller(address, bearer["Authorization"].split()[1])
-        tables = app("GET", "/v1/outcomes/tables")["tables"]
+        tables = Caller(address, analyst)("GET", "/v1/outcomes/tables")["tables"]
         session = app("GET", f"/v1/episodes/{stage.courses[5]}/sessions?limit=1")["items"][0]["id"]
         table, plain = alternating(
             ROUNDS,
-            lambda: drive(address, [("GET", f"/v1/outcomes/tables/{t['id']}", "") for t in tables[:20]], bearer, seconds=SECONDS),
+            lambda: drive(
+                address, [("GET", f"/v1/outcomes/tables/{t['id']}", "") for t in tables[:20]], {"Authorization": f"Bearer {analyst}"}, seconds=SECONDS
+            ),
             lambda: drive(address, [("GET", f"/v1/episodes/{stage.courses[5]}/sessions/{session}", "")], bearer, seconds=SECONDS),
         )
     ratio = plain.per_second / table.per_second

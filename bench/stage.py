@@ -36,6 +36,7 @@ from app.sandbox.partner import SETTING
 
 ROOT = Path(__file__).resolve().parent.parent
 NUMBERED = 500  # courses that are written to; their ids are made of their numbers, so that pgbench can name them
+ON_A_PHONE, SESSIONS_ON_A_PHONE = 40, 22  # the caseload that is pulled: some thousand rows, of numbered courses that nothing else writes to
 COURSES_FOR_10_000_SESSIONS = 900
 WITHIN_SECONDS = 60.0
 PHQ9 = {str(n): 1 for n in range(1, 9)} | {"9": 0}
@@ -139,21 +140,25 @@ async def _add_numbered(found: Stage, address: str) -> None:
     async with httpx.AsyncClient(base_url=address, headers=headers, timeout=30) as http:
 
         async def post(path: str, body: dict[str, Any]) -> Any:
-            answer = await http.post(path, json=body)
+            while (answer := await http.post(path, json=body)).status_code == 503:  # noqa: ASYNC110
+                await asyncio.sleep(1)  # the disk is still busy with the cohort
             answer.raise_for_status()
             return answer.json()
 
-        lead, cover = [(await post("/v1/clinicians", {"subject": f"bench|{name}"}))["id"] for name in ("lead", "cover")]
+        lead, cover, phone = [(await post("/v1/clinicians", {"subject": f"bench|{name}"}))["id"] for name in ("lead", "cover", "phone")]
+        session = {"status": "held", "starts_at": (datetime.now(UTC) - timedelta(days=30)).isoformat()}
 
         async def add(number: int) -> None:
             day = (datetime.now(UTC) - timedelta(days=100)).date().isoformat()
             async with gate:
                 await post("/v1/patients", {"id": numbered(1, number), "birth_year": 1980})
                 episode = {"id": numbered(2, number), "patient_id": numbered(1, number), "protocol": "IPT-16", "referred_on": day}
-                team = {"lead_clinician_id": lead, "cover_clinician_id": cover}
+                team = {"lead_clinician_id": phone if number > NUMBERED else lead, "cover_clinician_id": cover}
                 await post("/v1/episodes", episode | team | {"age_at_referral": 40, "contraindications": [], "risk_screened": True})
+                for _ in range(SESSIONS_ON_A_PHONE if number > NUMBERED else 0):
+                    await post(f"/v1/episodes/{numbered(2, number)}/sessions", session)
 
-        await asyncio.gather(*(add(n) for n in range(1, NUMBERED + 1)))
+        await asyncio.gather(*(add(n) for n in range(1, NUMBERED + ON_A_PHONE + 1)))
 
 
 def free_port() -> int:

@@ -32,6 +32,7 @@ FOR_PATIENTS = ("assessment", "assessment_request", "homework")
 ANSWERED_BY_PATIENT = {"patient", "clinician_read_aloud"}
 SEEN_ROW_BY_ROW = {"addendum", "sync_conflict"}  # for a clinician; a patient's rows are all looked at one by one
 ABOUT_NOTES = {"session_note", "addendum"}
+WITH_MICROSECONDS, WITHOUT_FRACTION = len("2026-01-01T00:00:00.000000+00:00"), len("2026-01-01T00:00:00+00:00")
 NEVER_ON_THE_WIRE = {"deleted_at"}
 
 
@@ -75,12 +76,24 @@ def may_see(caller: Caller, entity: str, state: Mapping[str, Any]) -> bool:
 def on_the_wire(entity: str, state: Mapping[str, Any]) -> dict[str, Any]:
     """Return a state of the feed as HTTP shows the same row: every column there, moments in UTC with milliseconds."""
     nothing, moments = _shape(entity)
-    whole = nothing | {name: value for name, value in state.items() if name not in NEVER_ON_THE_WIRE}
+    whole = {**nothing, **state}
+    for name in NEVER_ON_THE_WIRE:
+        whole.pop(name, None)
     for name in moments:
         moment = whole[name]
         if isinstance(moment, str):
-            whole[name] = wire_of(datetime.fromisoformat(moment))
+            whole[name] = _as_on_the_wire(moment)
     return whole
+
+
+def _as_on_the_wire(moment: str) -> str:
+    """Return a moment that a state keeps in UTC, with its milliseconds."""
+    if moment.endswith("+00:00"):
+        if len(moment) == WITH_MICROSECONDS:
+            return f"{moment[:23]}Z"
+        if len(moment) == WITHOUT_FRACTION:
+            return f"{moment[:19]}.000Z"
+    return wire_of(datetime.fromisoformat(moment))
 
 
 @cache

@@ -195,4 +195,7 @@ async def open_patient(visit: Visit, patient_id: UUID, *, lock: bool = False) ->
 
 def public(row: Row) -> dict[str, Any]:
     """Return a row without what only the store needs."""
-    return {k: v for k, v in row.items() if k not in STORE_ONLY}
+    shown = row.copy()
+    for name in STORE_ONLY:
+        shown.pop(name, None)
+    return shown

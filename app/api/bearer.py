@@ -30,9 +30,10 @@ log = structlog.get_logger("ipt.door")
 class Door:
     """The issuer's keys and the revocations, as this process knows them; and the tokens it has verified."""
 
-    def __init__(self, database: Database, keys: KeyRing, issuer: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, own_login: Database, keys: KeyRing, issuer: str, now: Callable[[], datetime]) -> None:
         self.issuer = issuer
         self._database = database
+        self._own_login = own_login
         self._ring = keys
         self._now = now
         self._signing: list[SigningKey] = []
@@ -56,7 +57,7 @@ class Door:
     async def refresh(self) -> None:
         """Read keys and revocations now."""
         now = self._now()
-        async with self._database.transaction(None) as connection:
+        async with self._own_login.transaction(None) as connection:
             rows = await signing_keys(connection, now)
             self._revoked = {(r["kind"], r["value"]) for r in await revoked(connection, now)}
         self._signing = signing_pairs(rows, self._ring)

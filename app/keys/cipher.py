@@ -51,7 +51,10 @@ class PatientKey:
 
     def open(self, blob: bytes | None, place: str) -> dict[str, Any]:
         """Open what `seal` made; None opens to nothing. Raises KeyMissing when key or place do not fit."""
-        return {} if blob is None else dict(orjson.loads(_opened(self._cipher, FIELD, blob, place)))
+        if blob is None:
+            return {}
+        found: dict[str, Any] = orjson.loads(_opened(self._cipher, FIELD, blob, place))
+        return found
 
     def digest(self, data: bytes) -> bytes:
         """Return an HMAC of small data: a plain hash of a short questionnaire could be guessed."""

@@ -11,6 +11,7 @@ from uuid_utils.compat import uuid7
 
 from app.store.database import Connection, Row
 from app.store.rows import own
+from app.store.statements import EACH, prepared
 from app.store.tables.door import client, client_key, client_secret, partner, partner_setting, revocation, signing_key, used_assertion, used_proof
 from app.store.tables.people import clinician, patient
 from app.store.tables.record import change_clock
@@ -141,7 +142,12 @@ async def clients_of(connection: Connection) -> list[Row]:
 
 async def partner_kind(connection: Connection) -> str:
     """Return whether the partner that the connection is confined to is live, or a sandbox."""
-    return str(await connection.value(sa.select(partner.c.kind).where(partner.c.partner_id == connection.partner_id)))
+    return str(await connection.value(_kind))
+
+
+@prepared
+def _kind() -> sa.Select[Any]:
+    return sa.select(partner.c.kind).where(partner.c.partner_id == EACH.partner_id)
 
 
 async def partners(connection: Connection) -> list[Row]:

@@ -14,6 +14,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.domain.outcome_tables import HIGHEST_CAP
 from app.store.database import Connection, Row
+from app.store.statements import EACH, Confined, any_of, given, prepared
 from app.store.tables.outcomes import outcome_budget, outcome_job, outcome_member, outcome_release, outcome_spend
 
 
@@ -79,7 +80,7 @@ async def hold_release(connection: Connection, population: UUID, release_id: UUI
     return await connection.first(sa.select(r).where(r.c.partner_id == population, r.c.id == release_id).with_for_update())
 
 
-def _asked(connection: Connection, scope: str) -> sa.Select[Any]:
+def _asked(connection: Confined, scope: Any) -> sa.Select[Any]:
     """Select releases that are for everyone, or that a consumer has asked for (`asked_at`: when)."""
     r, s = outcome_release, outcome_spend
     mine = (s.c.partner_id == connection.partner_id) & (s.c.release_id == r.c.id) & (s.c.scope == scope)
@@ -88,8 +89,14 @@ def _asked(connection: Connection, scope: str) -> sa.Select[Any]:
 
 async def released_to(connection: Connection, populations: Sequence[UUID], scope: str, release_id: UUID) -> Row | None:
     """Return a release that a consumer may see, or None."""
+    return await connection.first(_released, populations=list(populations), scope=scope, release_id=release_id)
+
+
+@prepared
+def _released() -> sa.Select[Any]:
     r = outcome_release
-    return await connection.first(_asked(connection, scope).where(r.c.partner_id.in_(populations), r.c.id == release_id))
+    asked = _asked(EACH, given("scope", outcome_spend.c.scope))
+    return asked.where(r.c.partner_id == any_of("populations", r.c.partner_id), r.c.id == given("release_id", r.c.id))
 
 
 async def all_released_to(connection: Connection, populations: Sequence[UUID], scope: str, quarters: Sequence[str]) -> list[Row]:
