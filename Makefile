@@ -10,7 +10,7 @@ MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
 ANALYST_STAMP := .venv-analyst/.locked
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-15 test-18 test-18-database check lint types floors bench-queue attack sbom bench-rules soak-feed openapi lock clean
+.PHONY: help run demo test test-15 test-18 test-18-database check lint types floors bench bench-large bench-queue attack sbom bench-rules soak-feed openapi lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -49,6 +49,12 @@ floors: $(DEV_STAMP)
 
 soak-feed: $(DEV_STAMP) ## 16 writers with polling readers, and 100 kills between COMMIT and reply, at full size
 	IPT_SOAK_WRITES=10240 IPT_SOAK_KILLS=100 $(PY) -m pytest -n 0 tests/sync/test_storms.py
+
+bench: $(DEV_STAMP) ## Measure every aim of speed beside what it is held against; writes bench/results/latest.json (needs wrk and pgbench)
+	@$(PY) -m bench
+
+bench-large: $(DEV_STAMP) ## The hot paths with 10,000,000 sessions beside 10,000; takes most of an hour the first time, and 20 GB of disk
+	@$(PY) -m bench --large 10000000 --home var/bench-large
 
 bench-queue: $(DEV_STAMP) ## Time the queue of deliveries beside procrastinate
 	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements-bench.lock

@@ -4,8 +4,9 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from app.actions.records import Fields, Made, amend, create, fields_for, reveal, wire_of
+from app.actions.records import Fields, Made, amend, create, fields_for, reveal
 from app.actions.visit import Chart, Visit, open_chart
+from app.actions.wire import wire_of
 from app.domain.errors import Fault, NotFound
 from app.domain.phase import ReasonMissing
 from app.domain.risk import (

@@ -5,8 +5,9 @@ from typing import Any
 from uuid import UUID
 
 from app.actions.inventory import check_relationships_known
-from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart, wire_of
+from app.actions.records import Fields, Made, amend, create, fields_for, get_in_chart
 from app.actions.visit import Chart, Visit, open_chart
+from app.actions.wire import wire_of
 from app.domain.errors import Invalid
 from app.domain.people import check_time_zone, today_of
 from app.domain.problem_area import AREAS, DISPUTE_STRATEGIES, ruleset

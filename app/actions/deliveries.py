@@ -9,9 +9,10 @@ from uuid import UUID
 
 import orjson
 
-from app.actions.records import Fields, amend, wire_of
+from app.actions.records import Fields, amend
 from app.actions.visit import Visit, public
 from app.actions.webhooks import event_id, pairs_told
+from app.actions.wire import wire_of
 from app.domain.sync import cursor_of
 from app.domain.webhooks import DISABLE_AFTER, DISABLE_AFTER_FAILURES, GIVE_UP_AFTER, SLOW_DOWN_AFTER, URGENT_ENTITY, wait_before
 from app.outbound.signature import signed_headers

@@ -9,12 +9,14 @@ import orjson
 import sqlalchemy as sa
 
 from app.actions.visit import Chart, Visit, open_chart, open_patient, public
+from app.actions.wire import shape_of, whole
 from app.domain import history
 from app.domain.errors import Fault, Invalid, NotFound
 from app.domain.inventory import Measures, measures
 from app.keys.cipher import PatientKey, place_of
 from app.store.database import Row
 from app.store.feed import page_history, states_at
+from app.store.tables.every import metadata
 
 INVENTORY = ("relationship", "life_event")
 
@@ -53,7 +55,17 @@ def _versions(visit: Visit, key: PatientKey | None, rows: list[Row], *, first: b
 def opened_state(visit: Visit, key: PatientKey | None, row: Row) -> dict[str, Any]:
     """Open the state that a row of the feed keeps, as it was written. Raises KeyMissing."""
     place = place_of(visit.caller.partner_id, f"change:{row['entity']}", row["entity_id"], row["version"])
-    return public(orjson.loads(visit.keys.open(row["state"], place)) if key is None else key.open(row["state"], place))
+    if key is None:
+        return public(orjson.loads(visit.keys.open(row["state"], place)))
+    mark, state = key.open_state(row["state"], place)
+    found: dict[str, Any] = orjson.loads(state)
+    return public(found if mark else whole(metadata.tables[row["entity"]], found))
+
+
+def state_as_it_is(visit: Visit, key: PatientKey, row: Row) -> orjson.Fragment | None:
+    """Return a state as the wire shows it without reading it; None for one that was kept in another shape. Raises KeyMissing."""
+    mark, state = key.open_state(row["state"], place_of(visit.caller.partner_id, f"change:{row['entity']}", row["entity_id"], row["version"]))
+    return orjson.Fragment(state) if mark == shape_of(metadata.tables[row["entity"]])[2] else None
 
 
 async def inventory_at(visit: Visit, chart: Chart, moment: datetime) -> dict[str, dict[str, Row]]:

@@ -11,6 +11,7 @@ import sqlalchemy as sa
 
 from app.actions.synced import on_the_wire
 from app.actions.visit import Visit
+from app.actions.wire import dumped
 from app.domain.errors import Forbidden, Refusal, title_of
 from app.domain.protection import CARE, RECORD, RIGHTS
 from app.store.database import OutOfRange, Row, UniqueTaken
@@ -107,7 +108,7 @@ def named(entity: str) -> str:
 
 def plain(value: Any) -> Any:
     """Return a value as JSON would give it back: what was stored and what was sent compare alike."""
-    return orjson.loads(orjson.dumps(value, default=str))
+    return orjson.loads(dumped(value))
 
 
 def wire(entity: str, row: Row) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from typing import Any
 
-from app.actions.history import opened_state
+from app.actions.history import opened_state, state_as_it_is
 from app.actions.synced import SEEN_ROW_BY_ROW, entities_for, is_shown, on_the_wire
 from app.actions.visit import Visit, open_patient
 from app.domain.errors import Forbidden, Invalid
@@ -55,8 +55,12 @@ async def scope_of(visit: Visit, entities: tuple[str, ...] | None = None) -> Sco
     return Scope(caller.clinician_id, wanted, episodes, patients, whole_patient=False)
 
 
-async def pull(visit: Visit, since: int, until: int | None, limit: int, entities: tuple[str, ...] | None = None) -> Page:
+async def pull(
+    visit: Visit, since: int, until: int | None, limit: int, entities: tuple[str, ...] | None = None, *, as_they_are: bool = False
+) -> Page:
     """Return a page of what changed for the caller's devices after `since`, up to `until` (the head, when left out).
+
+    `as_they_are`: the rows' data may be JSON that was not read, for whoever only sends it on.
 
     Raises CursorMalformed, CursorAhead, CursorExpired, PersonNeeded, EntityUnknown.
     """
@@ -69,7 +73,7 @@ async def pull(visit: Visit, since: int, until: int | None, limit: int, entities
     while True:
         rows = await page_newest(visit.connection, scope, window, limit - len(changes))
         shown = rows[: limit - len(changes)]
-        changes += [c for c in (_shown(visit, feed, row) for row in shown) if c is not None]
+        changes += [c for c in (_shown(visit, feed, row, as_they_are=as_they_are) for row in shown) if c is not None]
         has_more = len(rows) > len(shown)
         last = shown[-1]["seq"] if shown else window.since
         if not has_more or len(changes) >= limit:
@@ -93,7 +97,7 @@ async def digest(visit: Visit, until: int | None, entities: tuple[str, ...] | No
     looked_at = scope if scope.whole_patient else replace(scope, entities=tuple(e for e in scope.entities if e in SEEN_ROW_BY_ROW))
     rows = [] if scope.whole_patient else await versions_of(visit.connection, scope, window)
     rows = [r for r in rows if r["entity"] not in SEEN_ROW_BY_ROW]
-    rows += [r for r in await page_newest(visit.connection, looked_at, window, EVERY_ROW) if _shown(visit, feed, r) is not None]
+    rows += [r for r in await page_newest(visit.connection, looked_at, window, EVERY_ROW) if _shown(visit, feed, r, as_they_are=False) is not None]
     held: dict[str, list[tuple[str, int]]] = {e: [] for e in scope.entities}
     for row in rows:
         held[row["entity"]].append((str(row["entity_id"]), row["version"]))
@@ -101,18 +105,22 @@ async def digest(visit: Visit, until: int | None, entities: tuple[str, ...] | No
     return {"until": cursor_of(feed.epoch, end), "entities": [{"entity": e, "count": n, "hash": h} for e, n, h in found]}
 
 
-def _shown(visit: Visit, feed: Feed, row: Row) -> dict[str, Any] | None:
+def _shown(visit: Visit, feed: Feed, row: Row, *, as_they_are: bool) -> dict[str, Any] | None:
     """Return a change as a device gets it; None when the person does not see such a row. Notes it for the audit trail."""
-    op, data = row["op"], None
+    op = row["op"]
+    data: Any = None
     if op not in GONE:
         if row["wrapped"] is None:
             op = "delete"  # the patient was erased: the device forgets the row
         else:
             key = visit.patient_keys.get(row["patient_id"]) or visit.key_of(row)
-            state = opened_state(visit, key, row)
-            if not is_shown(visit.caller, row["entity"], state):
-                return None
-            data = on_the_wire(row["entity"], state)
+            unread = as_they_are and visit.caller.patient_id is None and row["entity"] not in SEEN_ROW_BY_ROW
+            data = state_as_it_is(visit, key, row) if unread else None
+            if data is None:
+                state = opened_state(visit, key, row)
+                if not is_shown(visit.caller, row["entity"], state):
+                    return None
+                data = on_the_wire(row["entity"], state)
     visit.trace.of(row["patient_id"], f"{row['entity']}/{row['entity_id']}")
     return {
         "entity": row["entity"],

@@ -6,7 +6,6 @@ blob of its secret fields (names, labels, free text), bound to the row and its v
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -15,6 +14,7 @@ import sqlalchemy as sa
 from uuid_utils.compat import uuid7
 
 from app.actions.visit import Chart, Visit, public
+from app.actions.wire import kept_state
 from app.domain.errors import Conflict, NotFound
 from app.keys.cipher import PatientKey, place_of
 from app.store.database import Row
@@ -59,11 +59,6 @@ class Made:
 
     row: Row
     new: bool
-
-
-def wire_of(moment: datetime) -> str:
-    """Write a moment as the wire shows it, for documents that are kept as JSON."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def reveal(key: PatientKey | None, table: sa.Table, row: Row) -> Row:
@@ -176,7 +171,7 @@ def _with_sealed(visit: Visit, table: sa.Table, row: Row, secret: Mapping[str, A
 def _tell(visit: Visit, table: sa.Table, row: Row, key: PatientKey | None, op: str, *, keep_state: bool = True) -> None:
     """Note the change with the row's state, sealed under the patient's key, so that history outlives the row."""
     place = place_of(visit.caller.partner_id, f"change:{table.name}", row["id"], row["version"])
-    state = visit.keys.seal(orjson.dumps(row, default=str), place) if key is None else key.seal(row, place)
+    state = visit.keys.seal(orjson.dumps(row, default=str), place) if key is None else key.seal_state(kept_state(table, row), place)
     patient_id = row.get("patient_id") or (row["id"] if table.name == "patient" else None)
     episode_id = row.get("episode_id") or (row["id"] if table.name == "episode" else None)
     visit.journal.tell(Change(table.name, row["id"], row["version"], op, patient_id, episode_id, state if keep_state else None))

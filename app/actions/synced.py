@@ -1,15 +1,11 @@
 """Which kinds of rows are synchronised, under which scope each is read, and how a state of the feed looks on the wire."""
 
 from collections.abc import Mapping
-from datetime import datetime
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import TIMESTAMP
 
-from app.actions.records import wire_of
-from app.actions.visit import STORE_ONLY
+from app.actions.wire import whole
 from app.keys.tokens import Caller
 from app.store.tables.every import metadata
 
@@ -32,8 +28,6 @@ FOR_PATIENTS = ("assessment", "assessment_request", "homework")
 ANSWERED_BY_PATIENT = {"patient", "clinician_read_aloud"}
 SEEN_ROW_BY_ROW = {"addendum", "sync_conflict"}  # for a clinician; a patient's rows are all looked at one by one
 ABOUT_NOTES = {"session_note", "addendum"}
-WITH_MICROSECONDS, WITHOUT_FRACTION = len("2026-01-01T00:00:00.000000+00:00"), len("2026-01-01T00:00:00+00:00")
-NEVER_ON_THE_WIRE = {"deleted_at"}
 
 
 def entities_for(scopes: frozenset[str], *, patient: bool) -> tuple[str, ...]:
@@ -74,30 +68,5 @@ def may_see(caller: Caller, entity: str, state: Mapping[str, Any]) -> bool:
 
 
 def on_the_wire(entity: str, state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a state of the feed as HTTP shows the same row: every column there, moments in UTC with milliseconds."""
-    nothing, moments = _shape(entity)
-    whole = {**nothing, **state}
-    for name in NEVER_ON_THE_WIRE:
-        whole.pop(name, None)
-    for name in moments:
-        moment = whole[name]
-        if isinstance(moment, str):
-            whole[name] = _as_on_the_wire(moment)
-    return whole
-
-
-def _as_on_the_wire(moment: str) -> str:
-    """Return a moment that a state keeps in UTC, with its milliseconds."""
-    if moment.endswith("+00:00"):
-        if len(moment) == WITH_MICROSECONDS:
-            return f"{moment[:23]}Z"
-        if len(moment) == WITHOUT_FRACTION:
-            return f"{moment[:19]}.000Z"
-    return wire_of(datetime.fromisoformat(moment))
-
-
-@cache
-def _shape(entity: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """Return a row of a kind with nothing in it, and which of its members are moments."""
-    columns = [c for c in table_of(entity).c if c.name not in {*STORE_ONLY, *NEVER_ON_THE_WIRE}]
-    return {str(c.name): None for c in columns}, tuple(str(c.name) for c in columns if isinstance(c.type, TIMESTAMP))
+    """Return a state of the feed as HTTP shows the same row."""
+    return whole(table_of(entity), state)

@@ -251,8 +251,7 @@ class _Flow:
             raise
         state["statements"] = visit.connection.statements if visit else 0
         if visit is not None and not visit.journal.has_written:
-            for trace in visit.trace.parts():
-                await house.trail.write(self._access(request, caller, visit, now, response.status_code, None, trace))
+            await house.trail.write(*(self._access(request, caller, visit, now, response.status_code, None, t) for t in visit.trace.parts()))
         return response
 
     async def _let_in(self, request: Request, house: House) -> tuple[Caller, dict[str, str]]:

@@ -13,8 +13,8 @@ from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
 from app.actions.pulling import digest, has_news, pull, scope_of
-from app.actions.records import wire_of
 from app.actions.visit import Visit
+from app.actions.wire import wire_of
 from app.api.request import Call, House, Route, needs
 from app.api.shapes import Moment, Out
 from app.domain.errors import Refusal
@@ -83,7 +83,7 @@ async def pull_changes(
     """
     check_schema(schema_version, reading=True)
     call.of_this_moment = True
-    found = await pull(call.visit, since, until, limit, entities_of(entities))
+    found = await pull(call.visit, since, until, limit, entities_of(entities), as_they_are=True)
     answer = {
         "changes": found.changes,
         "next": found.next,
@@ -117,7 +117,7 @@ async def read_snapshot(
     lines: list[bytes] = []
     start, end, left = since, until, limit
     while True:
-        found = await pull(call.visit, start, end, min(left, ROWS_BETWEEN_BREATHS))
+        found = await pull(call.visit, start, end, min(left, ROWS_BETWEEN_BREATHS), as_they_are=True)
         lines += [orjson.dumps(c) for c in found.changes]
         start, end, left = found.next, found.until, left - len(found.changes)
         if not found.has_more or left <= 0:

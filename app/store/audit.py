@@ -154,15 +154,22 @@ class AuditTrail:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
 
-    async def write(self, entry: Access | Knock) -> None:
-        """Return when the entry is durable. Raises DatabaseAway when it could not be written."""
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((entry, done))
+    async def write(self, *entries: Access | Knock) -> None:
+        """Return when the entries are durable. Raises DatabaseAway when one could not be written."""
+        loop = asyncio.get_running_loop()
+        waiting: list[tuple[Access | Knock, asyncio.Future[None]]] = [(entry, loop.create_future()) for entry in entries]
+        self._waiting += waiting
         self._something.set()
         try:
-            await asyncio.wait_for(done, WRITE_WITHIN_SECONDS)
+            async with asyncio.timeout(WRITE_WITHIN_SECONDS):
+                for _, done in waiting:
+                    await done
         except TimeoutError:
             raise DatabaseAway from None
+        finally:
+            for _, done in waiting:
+                if not done.cancel() and not done.cancelled():  # nobody waits any more: what is not under way need not be written
+                    done.exception()
 
     async def _write_for_ever(self) -> None:
         batch: Sequence[tuple[Access | Knock, asyncio.Future[None]]] = ()

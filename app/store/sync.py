@@ -20,6 +20,7 @@ from app.store.tables.record import change
 from app.store.tables.sync import device, sync_mutation
 
 GONE = ("delete", "revoke")
+SHOWN = ("seq", "entity", "entity_id", "version", "op", "patient_id", "state")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +71,7 @@ def _page(*, whole_patient: bool) -> Prepared:
     k, c = patient_key, change
     newest = _newest(whole_patient=whole_patient)
     query = (
-        sa.select(c, k.c.wrapped, k.c.key_version)
+        sa.select(*(c.c[name] for name in SHOWN), k.c.wrapped, k.c.key_version)
         .select_from(c.join(newest, newest.c.seq == c.c.seq).outerjoin(k, (k.c.partner_id == c.c.partner_id) & (k.c.patient_id == c.c.patient_id)))
         .where(c.c.partner_id == EACH.partner_id, sa.or_(c.c.op.not_in(GONE), c.c.seq > given("settled", c.c.seq)))
         .order_by(c.c.seq)
