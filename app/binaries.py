@@ -73,6 +73,18 @@ def candidates(prefer: str) -> Iterator[Binaries]:
             yield Binaries(folder, major)
 
 
+def program(name: str, major: int) -> Path:
+    """Return one of PostgreSQL's programs for a server of a major version: of the same, else of the next newer one that is at hand."""
+    found = sorted((b for b in candidates("auto") if b.major >= major and (b.folder / name).exists()), key=lambda b: b.major)
+    if found:
+        return found[0].folder / name
+    other = shutil.which(name)
+    if other is None:
+        message = f"{name} was not found: install the client programs of PostgreSQL {major}."
+        raise EmbeddedPostgresError(message)
+    return Path(other)
+
+
 def _number(name: str) -> float:
     return float(name) if re.fullmatch(r"\d+(\.\d+)?", name) else 0.0
 

@@ -25,6 +25,7 @@ from app.actions.door import CLIENT_NAME, ClientRefused
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.binaries import EmbeddedPostgresError
+from app.cli_backup import backup, restore
 from app.cli_outcomes import cohort, cohort_for, freeze_now, operator_app, outcomes_app
 from app.cli_trust import add_key_commands, audit_app
 from app.config import Settings
@@ -54,6 +55,8 @@ app.add_typer(audit_app, name="audit")
 app.add_typer(operator_app, name="operator")
 app.add_typer(outcomes_app, name="outcomes")
 app.command()(cohort)
+app.command()(backup)
+app.command()(restore)
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from app.actions import operators, privacy_caps
-from app.actions.releases import Journal
+from app.actions.journal import Journal
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.config import Settings

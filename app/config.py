@@ -36,7 +36,10 @@ class Settings(BaseSettings):
     keys_file: Path | None = Field(None, description="Key-encryption keys; default: keys.json in the home folder")
     keys: SecretStr | None = Field(None, description="The keys themselves, as the JSON of the key file, instead of a file")
     keys_command: str | None = Field(None, description="A command that prints them, for a key management service")
-    release_journal: Path | None = Field(None, description="File of what anonymised tables have shown; default: releases.jsonl in the home folder")
+    release_journal: Path | None = Field(
+        None,
+        description="File of what anonymised tables have shown, beside those of erasures and restores; default: releases.jsonl in the home folder",
+    )
     trusted_proxies: str = Field("", description="Addresses of proxies, with commas between, whose X-Forwarded-For names the client; default: none")
     docs: bool = Field(True, description="Whether /docs and /openapi.json are served")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
@@ -59,6 +62,16 @@ class Settings(BaseSettings):
     def journal_path(self) -> Path:
         """Return where the journal of releases stands. Keep it apart from backups of the database."""
         return self.release_journal or self.home / "releases.jsonl"
+
+    @property
+    def erasures_path(self) -> Path:
+        """Return where the journal of erasures stands: beside that of releases."""
+        return self.journal_path.with_name("erasures.jsonl")
+
+    @property
+    def restores_path(self) -> Path:
+        """Return where the journal of restores stands: beside that of releases."""
+        return self.journal_path.with_name("restores.jsonl")
 
     @property
     def allowed_hosts(self) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from app.config import Settings
 from app.keys.provider import create_key_file, read_keys
 from app.main import key_provider
 from app.store.database import Database
+from app.store.installation import note_installation
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER_ENDS_WITHIN_SECONDS = 20.0  # an attempt to deliver takes 15 at the most
@@ -75,6 +76,9 @@ async def _first_key(settings: Settings) -> None:
     database = owner_of(settings)
     try:
         await ensure_signing_key(database, read_keys(key_provider(settings)), utc_now())
+        async with database.transaction(None) as connection:
+            await note_installation(connection, utc_now())
+            await connection.commit()
     finally:
         await database.close()
 

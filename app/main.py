@@ -63,6 +63,7 @@ from app.config import Settings
 from app.keys.provider import KeyCommand, KeyFile, KeyProvider, KeysGiven, read_keys
 from app.store.audit import AuditTrail
 from app.store.database import Database, Unsafe, check_durability, check_login
+from app.store.installation import check_installation
 
 ROUTERS = (  # looked through from the first to the last: what is called most stands first
     *(course, sessions, assessments, sync, pushes, events, operations, door, due, people, episodes, inventory),
@@ -126,14 +127,15 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         stopping=asyncio.Event(),
         now=now,
     )
-    if settings.embedded_durable:
-        await check_durability(database)
-    await check_login(database)
-    trail.start()
-    await the_door.start()
-    gc.collect()
-    gc.freeze()  # what is there now stays: the collector need not walk through it again and again while requests wait
     try:
+        if settings.embedded_durable:
+            await check_durability(database)
+        await check_login(database)
+        await check_installation(database)
+        trail.start()
+        await the_door.start()
+        gc.collect()
+        gc.freeze()  # what is there now stays: the collector need not walk through it again and again while requests wait
         yield
     finally:
         gc.unfreeze()

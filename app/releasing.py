@@ -14,7 +14,8 @@ import structlog
 
 from app.actions.extracts import clear_extracts, gather_extract, keep_extract, make_extract
 from app.actions.freezing import freeze_quarter, open_quarter
-from app.actions.releases import Journal, make_release, order_standard_pack, replay
+from app.actions.journal import Journal
+from app.actions.releases import make_release, order_standard_pack, replay
 from app.domain.outcome_tables import NETWORKS, network_is_open
 from app.domain.quarters import GRACE, Quarter, frozen_by
 from app.keys.cipher import KeyRing
@@ -170,11 +171,23 @@ async def _clear(database: Database, partner_id: UUID, now: datetime) -> int:
 
 
 async def reconcile(database: Database, journal: Journal, now: datetime) -> int:
-    """Bring back every release that the journal has and the database lost, the same numbers, and charge it; return how many."""
+    """Bring back every release that the journal has and the database lost, the same numbers, and charge it; return how many.
+
+    One population that fails holds up no other: it is tried again when the worker starts again.
+    """
+    return sum([await each("reconcile", population, _reconcile(database, population, own, now)) for population, own in _by_population(journal)])
+
+
+async def bring_back(database: Database, journal: Journal, now: datetime) -> int:
+    """Do the same after a restore, before the database is opened: there a failure must stop what comes next."""
+    return sum([await _reconcile(database, population, own, now) for population, own in _by_population(journal)])
+
+
+def _by_population(journal: Journal) -> list[tuple[UUID, list[dict[str, Any]]]]:
     lines: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
     for line in journal.lines():
         lines[UUID(line["population"])].append(line)
-    return sum([await each("reconcile", population, _reconcile(database, population, own, now)) for population, own in lines.items()])
+    return list(lines.items())
 
 
 async def _reconcile(database: Database, population: UUID, lines: list[dict[str, Any]], now: datetime) -> int:

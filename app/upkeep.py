@@ -11,6 +11,7 @@ import sqlalchemy as sa
 import structlog
 
 from app.actions.door import newest_signing, signing_pairs
+from app.actions.journal import Journal
 from app.actions.protection import RetentionUnset, finish_erasure, retention_due, retire
 from app.actions.trail import seal_trail
 from app.actions.visit import Visit
@@ -18,7 +19,7 @@ from app.domain.protection import CARE, RIGHTS
 from app.keys.cipher import KeyRing
 from app.keys.tokens import SigningKey, new_caller
 from app.store.audit import Access, insert_access
-from app.store.database import Connection, Database, DatabaseAway, OutcomeUnknown, TryAgain
+from app.store.database import Connection, Database, DatabaseAway, OutcomeUnknown, Row, TryAgain
 from app.store.door import partners, signing_keys
 from app.store.feed import compact, stamp
 from app.store.protection import erasures_to_do
@@ -108,21 +109,27 @@ async def each(kind: str, partner_id: UUID, job: Awaitable[int]) -> int:
     return 0
 
 
-async def erase_rows(database: Database, ring: KeyRing, now: datetime) -> int:
-    """Delete the rows of patients whose keys were destroyed, and complete their certificates; return how many patients."""
+async def erase_rows(database: Database, ring: KeyRing, now: datetime, journal: Journal) -> int:
+    """Delete the rows of patients whose keys were destroyed, and complete their certificates; return how many patients.
+
+    Each is in the journal of erasures before its rows go: a backup of before is told of it when it is restored.
+    """
     done = 0
     for partner_id in await known_partners(database):
         async with database.transaction(partner_id) as connection:
             waiting = await erasures_to_do(connection)
         for row in waiting:
-            done += await each("erase_rows", partner_id, _erase_one(database, ring, now, partner_id, row["id"]))
+            done += await each("erase_rows", partner_id, _erase_one(database, ring, journal, now, partner_id, row))
     return done
 
 
-async def _erase_one(database: Database, ring: KeyRing, now: datetime, partner_id: UUID, erasure_id: UUID) -> int:
+async def _erase_one(database: Database, ring: KeyRing, journal: Journal, now: datetime, partner_id: UUID, row: Row) -> int:
+    names = {"partner_id": str(partner_id), "patient_id": str(row["patient_id"])}
+    if journal.find(*names.values()) is None:
+        journal.write(names | {"requested_by": row["requested_by"], "at": row["key_destroyed_at"].isoformat()})
     async with database.transaction(partner_id) as connection:
         visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
-        if not await finish_erasure(visit, erasure_id):
+        if not await finish_erasure(visit, row["id"]):
             return 0
         await commit_visit(visit, "worker erase_rows")
     return 1

@@ -18,7 +18,7 @@ import structlog
 
 from app.actions.alerts import escalate_alert
 from app.actions.deliveries import Attempt, Message, note_attempts, take_due, turn_into_deliveries
-from app.actions.releases import Journal
+from app.actions.journal import ERASURES, Journal
 from app.api.bearer import utc_now
 from app.config import Settings
 from app.domain.protection import SAFETY
@@ -28,6 +28,7 @@ from app.main import configure_logs, key_provider
 from app.outbound.guarded import AddressRefused, NoAnswer, Outbound
 from app.releasing import clear_old_extracts, freeze_quarters, make_extracts, make_releases, reconcile
 from app.store.database import Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, clock
+from app.store.installation import check_installation
 from app.store.webhooks import enabled_endpoints
 from app.store.work import overdue_alerts
 from app.upkeep import clear_expired, commit_visit, compact_feeds, erase_rows, known_partners, retire_records, rewrap_keys, seal_trails, worker_visit
@@ -66,12 +67,14 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
     ring = read_keys(key_provider(settings))
     deliveries = Deliveries(database, ring, settings.allowed_hosts)
     journal = Journal(settings.journal_path, ring)
+    erasures = Journal(settings.erasures_path, ring, ERASURES)
+    await check_installation(database)
     try:
         await asyncio.gather(
             _every(ALERTS_EVERY_SECONDS, stop, "alerts_escalated", lambda: escalate(database, ring, clock(utc_now))),
             _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(database, utc_now())),
             _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(database, utc_now())),
-            _every(ERASE_EVERY_SECONDS, stop, "rows_erased", lambda: erase_rows(database, ring, clock(utc_now))),
+            _every(ERASE_EVERY_SECONDS, stop, "rows_erased", lambda: erase_rows(database, ring, clock(utc_now), erasures)),
             _every(SEAL_EVERY_SECONDS, stop, "audit_sealed", lambda: seal_trails(database, ring, clock(utc_now))),
             _every(REWRAP_EVERY_SECONDS, stop, "keys_rewrapped", lambda: rewrap_keys(database, ring), soon=SOON_SECONDS),
             _every(RETIRE_EVERY_SECONDS, stop, "records_retired", lambda: retire_records(database, ring, clock(utc_now))),

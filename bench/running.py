@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from app import embedded
 from bench import replay
 from bench.http import HEARD, ROUNDS, SECONDS, Heard, recording
 from bench.load import drive, pgbench
@@ -87,7 +88,7 @@ def dumping(stage: Stage) -> Iterator[None]:
 
     def dump() -> None:
         while not ends.is_set():
-            subprocess.run(["pg_dump", "-f", os.devnull, stage.url("ipt_embedded")], check=True)
+            subprocess.run(["pg_dump", "-f", os.devnull, stage.url(embedded.SUPERUSER)], check=True)
 
     dumper = threading.Thread(target=dump)
     dumper.start()

@@ -54,6 +54,7 @@ def pytest_configure(config):
     create_key_file(home / "keys.json")
     asyncio.run(_on(server.url(database="postgres"), f"CREATE DATABASE {TEMPLATE}"))
     migrate(settings_of(server.url(database=TEMPLATE), home))
+    asyncio.run(_on(server.url(database=TEMPLATE), "DELETE FROM installation"))  # its copies are databases of their own
 
 
 SERVER = pytest.StashKey()

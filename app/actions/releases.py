@@ -4,101 +4,22 @@ The journal of releases is a file outside of the database. A release is in it be
 had been shown is shown again, the same numbers, and is paid for. Without it a second, different noise would be drawn over the same people.
 """
 
-import hmac
-import json
-import os
 from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+from app.actions.journal import Journal
 from app.actions.outcome_tables import charge_population, new_release, question_of
 from app.domain.outcome_tables import Question, cells_of, standard_pack
 from app.domain.quarters import Quarter
-from app.keys.cipher import KeyRing
 from app.store.database import Connection, Row
 from app.store.facts import exact_counts, frozen_quarters
 from app.store.releases import add_budget, add_release, add_spend, charge, find_release, finish_release, hold_release, raise_cap_to_spent
 
 Confined = Callable[[UUID], AbstractAsyncContextManager[Connection]]
 """Opens a transaction that is confined to a partner."""
-
-
-class Journal:
-    """The file of releases: a line for each, with a code of the service's own; it is only ever added to."""
-
-    def __init__(self, path: Path, ring: KeyRing) -> None:
-        self.path = path
-        self._key = ring.derived("release journal")
-        self._read = 0
-        self._newest: dict[tuple[str, str], dict[str, Any]] = {}
-
-    def write(self, line: dict[str, Any]) -> None:
-        """Add a line and return when it is on the disk. Raises OSError when it cannot be written whole: then nothing is released."""
-        plain = json.dumps(line, sort_keys=True, separators=(",", ":"))
-        entry = f"\n{json.dumps([plain, self._code(plain)])}\n".encode()  # begins a line of its own, whatever a killed writer has left
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not self.path.exists()
-        _append(self.path, entry)
-        if is_new:
-            _sync(self.path.parent)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the newest line of each question. Of two the later one stands: the earlier was never committed, so nobody has seen it."""
-        self._read_on()
-        return list(self._newest.values())
-
-    def find(self, population: UUID, key: bytes) -> dict[str, Any] | None:
-        """Return what was written down for a question, or None."""
-        self._read_on()
-        return self._newest.get((str(population), key.hex()))
-
-    def _read_on(self) -> None:
-        """Read what was added since; half a line, or another's, is passed over."""
-        if not self.path.exists():
-            return
-        with self.path.open("rb") as file:
-            file.seek(self._read)
-            added = file.read()
-        whole, _, _ = added.rpartition(b"\n")
-        self._read += len(whole)
-        for entry in whole.splitlines():
-            line = self._opened(entry)
-            if line is not None:
-                self._newest[line["population"], line["release_key"]] = line
-
-    def _opened(self, entry: bytes) -> dict[str, Any] | None:
-        try:
-            plain, code = json.loads(entry)
-            if hmac.compare_digest(code, self._code(plain)):
-                return dict(json.loads(plain))
-        except (ValueError, TypeError, AttributeError):
-            pass
-        return None
-
-    def _code(self, plain: str) -> str:
-        return hmac.digest(self._key, plain.encode(), "sha256").hex()
-
-
-def _append(path: Path, entry: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    try:
-        if os.write(descriptor, entry) != len(entry):
-            message = f"{path} cannot be written whole."
-            raise OSError(message)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 DRAWN = ("noisy", "accuracy", "mechanism")
@@ -112,7 +33,7 @@ async def make_release(connection: Connection, open_for: Confined, population: U
     release = await hold_release(connection, population, release_id)
     if release is None or release["released_at"] is not None:
         return False
-    drawn = journal.find(population, release["release_key"])
+    drawn = journal.find(str(population), release["release_key"].hex())
     if drawn is not None:
         values = {name: drawn[name] for name in DRAWN}
     else:

@@ -25,11 +25,11 @@ BYPASSING = {"ipt_loader": "restores dumps", "ipt_backup": "takes dumps"}
 def upgrade() -> None:
     """Create the roles (they belong to the cluster, so they may be there) and hand the schema to the owner."""
     for name, login in ROLES.items():
-        op.execute(_create(name, f"{login} NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"))
+        op.execute(create_role(name, f"{login} NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"))
     for name in BYPASSING:
-        op.execute(_create(name, "NOLOGIN NOSUPERUSER BYPASSRLS", optional=True))
-    op.execute(_member("CURRENT_USER", "current_user"))
-    op.execute(_member("ipt_migrator", "'ipt_migrator'"))
+        op.execute(create_role(name, "NOLOGIN NOSUPERUSER BYPASSRLS", optional=True))
+    op.execute(owner_member("CURRENT_USER", "current_user"))
+    op.execute(owner_member("ipt_migrator", "'ipt_migrator'"))
     op.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     op.execute("GRANT USAGE, CREATE ON SCHEMA public TO ipt_owner")
     op.execute("GRANT USAGE ON SCHEMA public TO ipt_service, ipt_worker, ipt_audit, ipt_analyst")
@@ -44,7 +44,7 @@ def downgrade() -> None:
     op.execute("RESET ROLE")
 
 
-def _create(name: str, options: str, *, optional: bool = False) -> str:
+def create_role(name: str, options: str, *, optional: bool = False) -> str:
     """Create a role unless it is there; another database's migration may be doing the same at this moment."""
     skipped = "WHEN insufficient_privilege THEN RAISE NOTICE 'role not created: needs a superuser';" if optional else ""
     return f"""
@@ -57,7 +57,7 @@ def _create(name: str, options: str, *, optional: bool = False) -> str:
     """
 
 
-def _member(role: str, name: str) -> str:
+def owner_member(role: str, name: str) -> str:
     """Make a role a member of the owner, unless it is: in another database of the cluster that was done before."""
     return f"DO $$ BEGIN IF NOT pg_has_role({name}, 'ipt_owner', 'MEMBER') THEN GRANT ipt_owner TO {role}; END IF; END $$"
 

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from sqlalchemy.engine import make_url
 
-from app.actions.releases import Journal
+from app.actions.journal import Journal
 from app.domain.outcome_tables import CAPS, dimensions
 from app.domain.quarters import frozen_by
 from app.keys.provider import read_key_ring

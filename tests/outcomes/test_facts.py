@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app import upkeep
 from app.actions.freezing import freeze_quarter
+from app.actions.journal import ERASURES, Journal
 from app.domain.outcome_tables import families
 from app.domain.quarters import Quarter, frozen_by, quarter_of
 from app.keys.provider import read_key_ring
@@ -291,10 +292,11 @@ def test_two_registrations_that_are_found_to_be_one_person_count_once_and_withdr
 
 
 @pytest.fixture
-def upkept_once(service, monkeypatch):
+def upkept_once(service, monkeypatch, tmp_path):
     newest_partners_only(monkeypatch, "app.upkeep")
     ring = read_key_ring(service.settings.keys_path)
-    return lambda name: as_worker(service, lambda database: getattr(upkeep, name)(database, ring, later()))
+    journal = Journal(tmp_path / "erasures.jsonl", ring, ERASURES)
+    return lambda name: as_worker(service, lambda database: getattr(upkeep, name)(database, ring, later(), journal))
 
 
 def test_the_service_itself_cannot_read_a_fact(partner, on_database):

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from jose import jws
 
 from app import upkeep
+from app.actions.journal import ERASURES, Journal
 from app.keys.provider import read_key_ring
 from app.store.database import clock
 from tests.conftest import newest_partners_only
@@ -47,7 +48,7 @@ def phone_key():
 
 
 @pytest.fixture
-def upkept(service, on_database, monkeypatch):
+def upkept(service, on_database, monkeypatch, tmp_path):
     """Run a job of the worker's upkeep at a moment that the test chooses, for the partners of this test."""
     newest_partners_only(monkeypatch, "app.upkeep")
     ring = read_key_ring(service.settings.keys_path)
@@ -55,7 +56,8 @@ def upkept(service, on_database, monkeypatch):
     def run(name, *, later=timedelta(0)):
         job = getattr(upkeep, name)
         moment = clock(lambda: datetime.now(UTC) + later)
-        arguments = (ring,) if name == "rewrap_keys" else (ring, moment)
+        journal = (Journal(tmp_path / "erasures.jsonl", ring, ERASURES),) if name == "erase_rows" else ()
+        arguments = (ring,) if name == "rewrap_keys" else (ring, moment, *journal)
         return on_database(lambda database: job(database, *arguments), "ipt_worker")
 
     return run

@@ -28,6 +28,7 @@ SHARED_TABLES = {
     "outcome_job": "the queue of tables and extracts that the worker makes for every population; holds ids, nothing else",
     "operator": "who runs the service, and belongs to no partner; no role of the service can read it",
     "operator_proposal": "what one operator has proposed and another must approve; no role of the service can read it",
+    "installation": "which database this is: one row, for the whole of it",
     "alembic_version": "the migrations' own table",
 }
 

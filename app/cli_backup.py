@@ -1,0 +1,186 @@
+"""Commands that take a backup, and bring one back: `ipt backup`, `ipt restore`."""
+
+import asyncio
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import sqlalchemy as sa
+import typer
+from alembic.script import ScriptDirectory
+from rich.console import Console
+from sqlalchemy.engine import make_url
+
+from app.actions import privacy_caps
+from app.actions.journal import ERASURES, RESTORES, Journal
+from app.actions.operators import list_partners, wrapped_under
+from app.actions.restoring import raise_epochs, replay_erasures
+from app.actions.visit import Visit
+from app.binaries import program
+from app.config import Settings
+from app.domain.errors import CommandRefused
+from app.domain.protection import RIGHTS
+from app.keys.cipher import KeyRing
+from app.keys.provider import read_keys
+from app.launch import ROOT, database_for, migrate, owner_of
+from app.main import key_provider
+from app.releasing import bring_back
+from app.store.database import Connection, Database, schema_revision
+from app.store.installation import note_installation
+from app.upkeep import commit_visit, worker_visit
+
+console = Console(highlight=False, soft_wrap=True)
+BACKUP_ROLE = "ipt_backup"
+
+
+class BackupRefused(CommandRefused):
+    """The backup cannot be taken, or brought back."""
+
+
+def backup(file: Annotated[Path, typer.Argument(help="Where to write it; it must not exist yet")]) -> None:
+    """Write a dump of the whole database: one consistent moment, for this machine's owner alone. Keys and journals are not in it: keep them apart."""
+    settings = Settings()
+    if file.exists():
+        raise BackupRefused(f"{file} exists already.")
+    with database_for(settings, attach=True) as ready:
+        half = file.with_name(f"{file.name}.half")
+        half.unlink(missing_ok=True)
+        os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        try:
+            _run("pg_dump", ready, "--format=custom", f"--role={BACKUP_ROLE}", f"--file={half}")
+            half.rename(file)
+        finally:
+            half.unlink(missing_ok=True)
+        revision, versions = asyncio.run(_described(ready))
+    console.print(f"{file}: {file.stat().st_size:,} bytes, schema {revision}.")
+    console.print(f"To read it, these versions of the key-encryption key are needed: {', '.join(map(str, versions)) or 'none'}.")
+    console.print(f"Keep apart from it: {settings.keys_path}, and the journals beside {settings.journal_path}.")
+
+
+def restore(
+    file: Annotated[Path | None, typer.Argument(help="A backup of `ipt backup`; the database must be empty")] = None,
+    finish: Annotated[
+        bool, typer.Option("--finish", help="The database is there already (a base backup with its WAL, a copy): only reconcile")
+    ] = False,
+    without_journals: Annotated[
+        bool, typer.Option("--without-journals", help="The journals are lost: close every frozen quarter, and erase again by hand")
+    ] = False,
+) -> None:
+    """Bring a backup back, and reconcile it before the service opens: a new epoch, erasures done again, what was released charged."""
+    settings = Settings()
+    if (file is None) != finish:
+        raise BackupRefused("Name a backup, or say --finish for a database that is there already.")
+    if file is not None and not file.exists():
+        raise BackupRefused(f"{file} is not there.")
+    if not without_journals and not settings.journal_path.parent.exists():
+        raise BackupRefused(f"The folder of the journals, {settings.journal_path.parent}, is not there. Bring it, or say --without-journals.")
+    with database_for(settings, attach=True) as ready:
+        if file is not None:
+            asyncio.run(_made_ready(ready))
+            _run("pg_restore", ready, "--exit-on-error", "--single-transaction", str(file))
+        migrate(ready)
+        asyncio.run(_reconciled(ready, without_journals=without_journals))
+
+
+def _run(tool: str, ready: Settings, *arguments: str) -> None:
+    """Run one of PostgreSQL's programs on the database; whatever it complains of is the sentence that is shown."""
+    url = make_url(ready.migration_database_url or ready.database_url or "").set(drivername="postgresql")
+    environment = {**os.environ, **({"PGPASSWORD": str(url.password)} if url.password else {})}
+    target = f"--dbname={url.set(password=None).render_as_string(hide_password=False)}"
+    done = subprocess.run(  # noqa: S603 - PostgreSQL's own
+        [program(tool, asyncio.run(_major(ready))), target, *arguments], env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise BackupRefused(f"{tool} failed: {done.stderr.strip()[-600:]}")
+
+
+def _as_it_logs_in(ready: Settings) -> Database:
+    """Return the database as the migrator's login sees it, before there is an owner."""
+    url = make_url(ready.migration_database_url or ready.database_url or "")
+    return Database(url.render_as_string(hide_password=False), url.username or "", pool_size=1)
+
+
+async def _major(ready: Settings) -> int:
+    database = _as_it_logs_in(ready)
+    try:
+        async with database.transaction(None) as connection:
+            return int(await connection.value(sa.text("SHOW server_version_num"))) // 10_000
+    finally:
+        await database.close()
+
+
+async def _described(ready: Settings) -> tuple[str | None, list[int]]:
+    database = owner_of(ready)
+    try:
+        return await schema_revision(database), sorted(await wrapped_under(database))
+    finally:
+        await database.close()
+
+
+async def _made_ready(ready: Settings) -> None:
+    """Refuse a database that holds something, and make the roles that the dump speaks of. Raises BackupRefused."""
+    revision = ScriptDirectory(str(ROOT / "migrations")).get_revision("0001")
+    assert revision is not None
+    roles = revision.module
+    database = _as_it_logs_in(ready)
+    try:
+        async with database.transaction(None) as connection:
+            tables = await connection.value(sa.text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"))
+            if tables:
+                raise BackupRefused("The database holds tables already: restore into an empty one.")
+            for name, login in roles.ROLES.items():
+                await connection.script(roles.create_role(name, f"{login} NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"))
+            for name in roles.BYPASSING:
+                await connection.script(roles.create_role(name, "NOLOGIN NOSUPERUSER BYPASSRLS", optional=True))
+            for role, name in (("CURRENT_USER", "current_user"), ("ipt_migrator", "'ipt_migrator'")):
+                await connection.script(roles.owner_member(role, name))
+            await connection.script("GRANT USAGE, CREATE ON SCHEMA public TO ipt_owner")
+            await connection.commit()
+    finally:
+        await database.close()
+
+
+async def _reconciled(ready: Settings, *, without_journals: bool) -> None:
+    """Bring back what the database has forgotten, say what was done, and let it be opened."""
+    ring, now = read_keys(key_provider(ready)), datetime.now(UTC)
+    owner = owner_of(ready)
+    try:
+        lacking = sorted(set(await wrapped_under(owner)) - ring.versions)
+        if lacking:
+            raise BackupRefused(f"Versions {', '.join(map(str, lacking))} of the key-encryption key are missing: without them it cannot be read.")
+        partners = [row["partner_id"] for row in await list_partners(owner)]
+
+        @asynccontextmanager
+        async def open_for(partner_id: UUID) -> AsyncIterator[Connection]:
+            async with owner.transaction(partner_id) as connection:
+                yield connection
+
+        epoch = await raise_epochs(open_for, partners, Journal(ready.restores_path, ring, RESTORES), now)
+        console.print(f"Epoch {epoch} for {len(partners)} partners: devices and followers start again.")
+        visit_of = partial(_visit, ring, now)
+        erased = await replay_erasures(open_for, visit_of, commit_visit, Journal(ready.erasures_path, ring, ERASURES), partners)
+        console.print(f"{erased.again} people erased again.")
+        if erased.held:
+            console.print(f"{erased.held} are under a legal hold in this backup, and were erased since: decide on each of them.")
+        if without_journals:
+            closed = await privacy_caps.close_quarters(owner, now)
+            console.print(f"{closed} quarters closed for further tables. Erase again whom the partners name: their certificates tell.")
+        else:
+            back = await bring_back(owner, Journal(ready.journal_path, ring), now)
+            console.print(f"{back} released tables brought back and charged.")
+        async with owner.transaction(None) as connection:
+            await note_installation(connection, now, again=True)
+            await connection.commit()
+        console.print("The database may be opened. Look at clients that were disabled, and devices that were revoked, since the backup.")
+    finally:
+        await owner.close()
+
+
+def _visit(ring: KeyRing, now: datetime, connection: Connection, partner_id: UUID) -> Visit:
+    return worker_visit(connection, ring, partner_id, now, use=RIGHTS)
