@@ -25,7 +25,7 @@ from app.actions.door import CLIENT_NAME, ClientRefused
 from app.api.bearer import utc_now
 from app.api.request import SCOPES
 from app.binaries import EmbeddedPostgresError
-from app.cli_backup import backup, restore
+from app.cli_database import backup, distribute, restore
 from app.cli_outcomes import cohort, cohort_for, freeze_now, operator_app, outcomes_app
 from app.cli_trust import add_key_commands, audit_app
 from app.config import Settings
@@ -57,6 +57,7 @@ app.add_typer(outcomes_app, name="outcomes")
 app.command()(cohort)
 app.command()(backup)
 app.command()(restore)
+app.command()(distribute)
 console = Console(highlight=False, soft_wrap=True)
 
 

@@ -41,6 +41,7 @@ class Settings(BaseSettings):
         description="File of what anonymised tables have shown, beside those of erasures and restores; default: releases.jsonl in the home folder",
     )
     trusted_proxies: str = Field("", description="Addresses of proxies, with commas between, whose X-Forwarded-For names the client; default: none")
+    traces: str | None = Field(None, description="OTLP address of a collector (http://host:4318) that traces are sent to; default: none")
     docs: bool = Field(True, description="Whether /docs and /openapi.json are served")
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     requests_per_second: int = Field(200, ge=1, description="Per client, over all processes")

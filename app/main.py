@@ -15,6 +15,7 @@ from alembic.script import ScriptDirectory
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 
+from app import tracing
 from app.api import (
     alerts,
     assessments,
@@ -128,6 +129,8 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         now=now,
     )
     try:
+        if settings.traces is not None:
+            tracing.start(settings.traces)
         if settings.embedded_durable:
             await check_durability(database)
         await check_login(database)
@@ -139,6 +142,7 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         yield
     finally:
         gc.unfreeze()
+        tracing.stop()
         app.state.house.stopping.set()
         await the_door.stop()
         await trail.stop()

@@ -43,7 +43,7 @@ def newcomer(_stage: Stage, _heard: Heard) -> Iterator[Row]:
         for work, aim in (("`make run` ready, from nothing with wheels at hand", 60.0), ("`make run` ready, the second time", 15.0)):
             port = free_port()
             started = time.perf_counter()
-            with process(["make", "run"], {**os.environ, "IPT_PORT": str(port)}, f"http://127.0.0.1:{port}/health/ready", folder=clone):
+            with process(["make", "run"], {**os.environ, "IPT_PORT": str(port)}, f"http://127.0.0.1:{port}/health/ready", folder=clone, within=240):
                 yield at_most(work, "s", time.perf_counter() - started, None, aim)
     finally:
         subprocess.run(["make", "--no-print-directory", "clean"], cwd=clone, check=False, stdout=subprocess.DEVNULL)

@@ -169,12 +169,14 @@ def free_port() -> int:
 
 
 @contextmanager
-def process(command: list[str], environment: dict[str, str], ready: str, *, folder: Path = ROOT) -> Iterator[subprocess.Popen[bytes]]:
+def process(
+    command: list[str], environment: dict[str, str], ready: str, *, folder: Path = ROOT, within: float = WITHIN_SECONDS
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a command until the block ends; entered once the address `ready` answers."""
     with (Path(tempfile.gettempdir()) / f"ipt-bench-{os.getpid()}.log").open("ab") as log:
         running = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
     try:
-        wait_for(ready, running)
+        wait_for(ready, running, within)
         yield running
     finally:
         running.terminate()
@@ -184,9 +186,9 @@ def process(command: list[str], environment: dict[str, str], ready: str, *, fold
             running.kill()
 
 
-def wait_for(address: str, running: subprocess.Popen[bytes]) -> None:
+def wait_for(address: str, running: subprocess.Popen[bytes], within: float) -> None:
     """Return once an address answers. Raises RuntimeError when its process has ended, or nothing answers."""
-    deadline = time.monotonic() + WITHIN_SECONDS
+    deadline = time.monotonic() + within
     while time.monotonic() < deadline:
         if running.poll() is not None:
             raise RuntimeError(f"{running.args} ended with {running.returncode}; see its log in {tempfile.gettempdir()}")

@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import Counter, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app import tracing
 from app.api.problems import HeadersTooLarge, Malformed, TooLarge, UnsupportedMedia, UriTooLong, as_refusal, render
 from app.domain.errors import Refusal
 
@@ -51,6 +52,10 @@ class Traffic:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        with tracing.request(headers, _method(scope)) as span:
+            await self._passed(scope, receive, send, headers, span)
+
+    async def _passed(self, scope: Scope, receive: Receive, send: Send, headers: dict[bytes, bytes], span: Any) -> None:
         request_id = _request_id(headers.get(b"x-request-id"))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
@@ -69,7 +74,7 @@ class Traffic:
                 if not watched.started:
                     await render(as_refusal(error), request_id)(scope, receive, watched)
         finally:
-            _note(scope, state, watched.status, time.perf_counter() - started)
+            _note(scope, state, watched.status, time.perf_counter() - started, span)
 
 
 class _Watched:
@@ -153,9 +158,14 @@ def _meters(method: str, route: str, status: int) -> tuple[Counter, Histogram, H
     return requests_seen.labels(method, route, str(status)), seconds_taken.labels(method, route), statements_run.labels(method, route)
 
 
-def _note(scope: Scope, state: dict[str, Any], status: int, seconds: float) -> None:
+def _method(scope: Scope) -> str:
+    return scope["method"] if scope["method"] in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} else "OTHER"
+
+
+def _note(scope: Scope, state: dict[str, Any], status: int, seconds: float, span: Any) -> None:
     route = getattr(scope.get("route"), "path_format", None) or "unmatched"
-    method = scope["method"] if scope["method"] in {"GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS"} else "OTHER"
+    method = _method(scope)
+    tracing.answered(span, method, route, status, state["request_id"])
     seen, taken, run = _meters(method, route, status)
     seen.inc()
     taken.observe(seconds)

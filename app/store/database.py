@@ -17,6 +17,7 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
+from app import tracing
 from app.store.statements import Compiled, Statement, compiled
 
 Row = dict[str, Any]
@@ -80,7 +81,7 @@ class Connection:
         """Run a statement and return the number of rows it touched."""
         self.statements += 1
         made = compiled(statement)
-        with _translated():
+        with _translated(), tracing.statement(made.text):
             status: str = await self._driver.execute(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
         number = status.rpartition(" ")[2]
         return int(number) if number.isdigit() else 0
@@ -89,14 +90,14 @@ class Connection:
         """Run a statement once for each row of parameters, in one go."""
         self.statements += 1
         made = Compiled(statement, rows[0]) if isinstance(statement, sa.ClauseElement) else compiled(statement)
-        with _translated():
+        with _translated(), tracing.statement(made.text):
             await self._driver.executemany(made.text, [made.arguments({"partner_id": self.partner_id, **row}) for row in rows])
 
     async def rows(self, statement: Statement, **values: Any) -> list[Row]:
         """Return every row, each as a dict by column name."""
         self.statements += 1
         made = compiled(statement)
-        with _translated():
+        with _translated(), tracing.statement(made.text):
             found = await self._driver.fetch(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
         return [dict(row.items()) for row in found]
 
@@ -109,13 +110,13 @@ class Connection:
         """Return the first column of the first row, or None."""
         self.statements += 1
         made = compiled(statement)
-        with _translated():
+        with _translated(), tracing.statement(made.text):
             return await self._driver.fetchval(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
 
     async def script(self, sql: str) -> None:
         """Send SQL of our own making, without parameters, in one round trip."""
         self.statements += 1
-        with _translated():
+        with _translated(), tracing.statement(sql):
             await self._driver.execute(sql)
 
     async def copy(self, table: sa.Table, columns: Sequence[str], records: Sequence[tuple[Any, ...]]) -> None:
@@ -128,7 +129,8 @@ class Connection:
         """Commit. Raises OutcomeUnknown when the connection breaks on the way."""
         self.statements += 1
         try:
-            await self._driver.execute("COMMIT")
+            with tracing.statement("COMMIT"):
+                await self._driver.execute("COMMIT")
         except UNREACHABLE as error:
             raise OutcomeUnknown from error
         except asyncpg.PostgresError as error:

@@ -18,6 +18,7 @@ from app.store.statements import EACH, Confined, given, prepared
 from app.store.tables.people import care_team, patient
 from app.store.tables.record import change, change_clock
 
+NOTHING_ELSE = {"state": None, "audience": None, "mutation_id": None}
 OVERTAKEN_AFTER = timedelta(days=1)  # a pull whose `until` lies before the newer row has long ended
 
 
@@ -94,13 +95,12 @@ async def stamp(connection: Connection, journal: Journal, now: datetime, *, acto
     if journal.changes:
         rows = [common | {"seq": first + n} | _columns(told) for n, told in enumerate(journal.changes)]
         await connection.run_many(_told, rows)
-    copied = 0
-    for audience in journal.audiences:
-        copied += await connection.run(_copies(connection, audience, first, last + copied, common))
-    for patient_id in journal.erased:
-        copied += await connection.run(_deletions(connection, patient_id, last + copied, common))
-    if copied:
-        await _draw(connection, copied, now)
+    rows = [row for audience in journal.audiences for row in await connection.rows(_copies(connection, audience, first))]
+    rows += [row for patient_id in journal.erased for row in await connection.rows(_deletions(connection, patient_id))]
+    if rows:
+        told = [NOTHING_ELSE | common | row | {"seq": last + n} for n, row in enumerate(rows, start=1)]
+        await connection.run_many(_told, told)
+        await _draw(connection, len(rows), now)
 
 
 async def _draw(connection: Connection, number: int, now: datetime) -> tuple[int, datetime]:
@@ -134,8 +134,8 @@ def _columns(told: Change) -> dict[str, Any]:
     return {name: getattr(told, name) for name in names}
 
 
-def _copies(connection: Connection, audience: Audience, first: int, last: int, common: dict[str, Any]) -> sa.Insert:
-    """Copy the newest state of every row of a chart, and of the patient's own rows, for one person.
+def _copies(connection: Connection, audience: Audience, first: int) -> sa.Select[Any]:
+    """Select the newest state of every row of a chart, and of the patient's own rows, as copies for one person.
 
     What this transaction itself tells (from `first` on) needs no copy for a grant: the person sees it already. A withdrawal takes every row
     that there ever was, without its state; the patient's own rows stay with a person who has another course of that patient.
@@ -156,33 +156,25 @@ def _copies(connection: Connection, audience: Audience, first: int, last: int, c
     of_chart = sa.or_(change.c.episode_id == audience.episode_id, sa.and_(*of_patient))
     newest = sa.select(sa.func.max(change.c.seq)).where(public(connection), of_chart).group_by(change.c.entity, change.c.entity_id)
     n = change.alias("newest").c
-    values: dict[str, Any] = {name: sa.literal(value, change.c[name].type) for name, value in common.items()} | {
-        "seq": sa.literal(last, sa.BigInteger) + sa.func.row_number().over(order_by=n.seq),
-        "op": sa.literal(audience.op),
-        "audience": sa.literal(audience.person_id, sa.Uuid),
-        "state": n.state if granted else sa.null(),
-    }
-    values |= {name: n[name] for name in ("entity", "entity_id", "patient_id", "episode_id", "version")}
+    values: list[Any] = [n[name] for name in ("entity", "entity_id", "patient_id", "episode_id", "version")]
+    values += [sa.literal(audience.op).label("op"), sa.literal(audience.person_id, sa.Uuid).label("audience")]
+    values += [(n.state if granted else sa.null()).label("state")]
     wanted = [n.partner_id == connection.partner_id, n.seq.in_(newest), *([n.op != "delete", n.seq < first] if granted else [])]
-    return sa.insert(change).from_select(list(values), sa.select(*values.values()).where(*wanted))
+    return sa.select(*values).where(*wanted).order_by(n.seq)
 
 
-def _deletions(connection: Connection, patient_id: UUID, last: int, common: dict[str, Any]) -> sa.Insert:
-    """Tell everything of a patient as deleted: each row of theirs that stood, in its next version, without a state."""
+def _deletions(connection: Connection, patient_id: UUID) -> sa.Select[Any]:
+    """Select everything of a patient as deleted: each row of theirs that stood, in its next version, without a state."""
     newest = (
         sa.select(sa.func.max(change.c.seq))
         .where(public(connection), change.c.patient_id == patient_id, change.c.entity.not_in(("erasure", "break_glass")))
         .group_by(change.c.entity, change.c.entity_id)
     )
     n = change.alias("newest").c
-    values: dict[str, Any] = {name: sa.literal(value, change.c[name].type) for name, value in common.items()} | {
-        "seq": sa.literal(last, sa.BigInteger) + sa.func.row_number().over(order_by=n.seq),
-        "op": sa.literal("delete"),
-        "version": n.version + 1,
-        **{name: n[name] for name in ("entity", "entity_id", "patient_id", "episode_id")},
-    }
+    values: list[Any] = [n[name] for name in ("entity", "entity_id", "patient_id", "episode_id")]
+    values += [(n.version + 1).label("version"), sa.literal("delete").label("op")]
     wanted = (n.partner_id == connection.partner_id, n.seq.in_(newest), n.op != "delete")
-    return sa.insert(change).from_select(list(values), sa.select(*values.values()).where(*wanted))
+    return sa.select(*values).where(*wanted).order_by(n.seq)
 
 
 def public(connection: Confined) -> sa.ColumnElement[bool]:

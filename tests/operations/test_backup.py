@@ -8,7 +8,7 @@ from uuid import uuid4
 import httpx
 import pytest
 
-from app import cli_backup, upkeep
+from app import cli_database, upkeep
 from app.actions.journal import ERASURES, Journal
 from app.binaries import program
 from app.keys.provider import create_key_file, read_key_ring
@@ -68,15 +68,15 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
         phone.pull()
         cursor = phone.cursor
         backup = folder / "backup.dump"
-        cli_backup.backup(backup)
+        cli_database.backup(backup)
         assert stat.S_IMODE(backup.stat().st_mode) == 0o600
         partner.post(f"/v1/patients/{erased.patient_id}/erasure", {"requested_by": "patient"})
         assert erase_rows(source, folder) == 1
         later = partner.add_episode()
-        with pytest.raises(cli_backup.BackupRefused, match="exists"):
-            cli_backup.backup(backup)
-        with pytest.raises(cli_backup.BackupRefused, match="holds tables"):
-            cli_backup.restore(backup)
+        with pytest.raises(cli_database.BackupRefused, match="exists"):
+            cli_database.backup(backup)
+        with pytest.raises(cli_database.BackupRefused, match="holds tables"):
+            cli_database.restore(backup)
     finally:
         service.stop()
 
@@ -85,7 +85,7 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
         asyncio.run(_opened(copy))
 
     target, _ = settings("target")
-    cli_backup.restore(backup)
+    cli_database.restore(backup)
     said = capsys.readouterr().out
     assert "Epoch 2 for 1 partners" in said
     assert "1 people erased again." in said
@@ -107,7 +107,7 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
         partner.http.close()
         restored.stop()
 
-    cli_backup.restore(finish=True)
+    cli_database.restore(finish=True)
     assert "Epoch 3 for 1 partners" in capsys.readouterr().out, "no two restores share an epoch"
 
 
@@ -119,17 +119,17 @@ def test_a_backup_without_its_keys_or_journals_is_not_opened_in_silence(place, c
     with service.partner() as partner:
         partner.add_patient()
     service.stop()
-    cli_backup.backup(folder / "backup.dump")
+    cli_database.backup(folder / "backup.dump")
     monkeypatch.setenv("IPT_RELEASE_JOURNAL", str(folder / "lost" / "releases.jsonl"))
     settings("target")
-    with pytest.raises(cli_backup.BackupRefused, match="journals"):
-        cli_backup.restore(folder / "backup.dump")
-    cli_backup.restore(folder / "backup.dump", without_journals=True)
+    with pytest.raises(cli_database.BackupRefused, match="journals"):
+        cli_database.restore(folder / "backup.dump")
+    cli_database.restore(folder / "backup.dump", without_journals=True)
     assert "quarters closed" in capsys.readouterr().out
-    with pytest.raises(cli_backup.BackupRefused, match="is not there"):
-        cli_backup.restore(folder / "none")
-    with pytest.raises(cli_backup.BackupRefused, match="--finish"):
-        cli_backup.restore()
+    with pytest.raises(cli_database.BackupRefused, match="is not there"):
+        cli_database.restore(folder / "none")
+    with pytest.raises(cli_database.BackupRefused, match="--finish"):
+        cli_database.restore()
 
 
 def test_a_dump_that_breaks_off_leaves_nothing_behind(place, monkeypatch):
@@ -137,8 +137,8 @@ def test_a_dump_that_breaks_off_leaves_nothing_behind(place, monkeypatch):
     source, _ = settings("source")
     migrate(source)
     run_sql(source.migration_database_url, "REVOKE SELECT ON patient FROM ipt_backup")
-    with pytest.raises(cli_backup.BackupRefused, match="pg_dump failed"):
-        cli_backup.backup(folder / "backup.dump")
+    with pytest.raises(cli_database.BackupRefused, match="pg_dump failed"):
+        cli_database.backup(folder / "backup.dump")
     assert list(folder.glob("backup*")) == []
 
 

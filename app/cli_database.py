@@ -1,4 +1,4 @@
-"""Commands that take a backup, and bring one back: `ipt backup`, `ipt restore`."""
+"""Commands about the database as a whole: `ipt backup`, `ipt restore`, `ipt distribute`."""
 
 import asyncio
 import os
@@ -32,6 +32,7 @@ from app.launch import ROOT, database_for, migrate, owner_of
 from app.main import key_provider
 from app.releasing import bring_back
 from app.store.database import Connection, Database, schema_revision
+from app.store.distributing import distribute as place
 from app.store.installation import note_installation
 from app.upkeep import commit_visit, worker_visit
 
@@ -86,6 +87,24 @@ def restore(
             _run("pg_restore", ready, "--exit-on-error", "--single-transaction", str(file))
         migrate(ready)
         asyncio.run(_reconciled(ready, without_journals=without_journals))
+
+
+def distribute() -> None:
+    """Distribute the tables by partner with Citus, beside each other on its nodes. Stop the service first; needs the extension, and a superuser."""
+    with database_for(Settings(), attach=True) as ready:
+
+        async def done() -> int:
+            database = _as_it_logs_in(ready)
+            try:
+                async with database.transaction(None) as connection:
+                    number = await place(connection)
+                    await connection.commit()
+                    return number
+            finally:
+                await database.close()
+
+        number = asyncio.run(done())
+    console.print(f"{number} tables placed." if number else "Everything is placed already.")
 
 
 def _run(tool: str, ready: Settings, *arguments: str) -> None:
