@@ -10,7 +10,7 @@ MOBILE_STAMP := tests/clients/mobile/node_modules/.locked
 ANALYST_STAMP := .venv-analyst/.locked
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test test-15 test-18 test-18-database check lint types floors bench bench-large bench-queue attack sbom bench-rules soak-feed openapi lock clean
+.PHONY: help run demo test test-15 test-18 test-18-database check lint types floors bench bench-large bench-queue attack sbom bench-rules soak soak-feed openapi lock clean
 
 help: ## Show what can be made
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -46,6 +46,9 @@ types: $(DEV_STAMP)
 
 floors: $(DEV_STAMP)
 	PYTHONPATH=. .venv/bin/lint-imports --no-cache
+
+soak: $(DEV_STAMP) ## Faults at length: kills, bad links, overload, full disk, migrations under load; prints figures (needs wrk; root for the disk)
+	IPT_SOAK=1 $(PY) -m pytest -n 0 -p no:randomly tests/soak
 
 soak-feed: $(DEV_STAMP) ## 16 writers with polling readers, and 100 kills between COMMIT and reply, at full size
 	IPT_SOAK_WRITES=10240 IPT_SOAK_KILLS=100 $(PY) -m pytest -n 0 tests/sync/test_storms.py

@@ -71,7 +71,18 @@ def pytest_unconfigure(config):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """After `make attack`: what was tried, and what got through."""
+    """After `make soak`: what was measured. After `make attack`: what was tried, and what got through."""
+    figures = [
+        value
+        for outcome in ("passed", "failed")
+        for report in terminalreporter.stats.get(outcome, [])
+        for name, value in report.user_properties
+        if name == "figure"
+    ]
+    if figures:
+        terminalreporter.section("figures")
+        for line in figures:
+            terminalreporter.write_line(line)
     if not os.environ.get("IPT_ATTACK"):
         return
     tried, through, told = Counter(), Counter(), []

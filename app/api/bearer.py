@@ -30,10 +30,10 @@ log = structlog.get_logger("ipt.door")
 class Door:
     """The issuer's keys and the revocations, as this process knows them; and the tokens it has verified."""
 
-    def __init__(self, database: Database, own_login: Database, keys: KeyRing, issuer: str, now: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, login: Database, keys: KeyRing, issuer: str, now: Callable[[], datetime]) -> None:
         self.issuer = issuer
         self._database = database
-        self._own_login = own_login
+        self.login = login
         self._ring = keys
         self._now = now
         self._signing: list[SigningKey] = []
@@ -57,7 +57,7 @@ class Door:
     async def refresh(self) -> None:
         """Read keys and revocations now."""
         now = self._now()
-        async with self._own_login.transaction(None) as connection:
+        async with self.login.transaction(None) as connection:
             rows = await signing_keys(connection, now)
             self._revoked = {(r["kind"], r["value"]) for r in await revoked(connection, now)}
         self._signing = signing_pairs(rows, self._ring)
@@ -72,6 +72,11 @@ class Door:
                 log.warning("door_copy_not_refreshed")
             except Exception as error:  # noqa: BLE001 - the poller must live; a stale copy refuses by itself
                 log.warning("door_copy_failed", error=type(error).__name__)
+
+    @property
+    def is_fresh(self) -> bool:
+        """Tell whether our copy of keys and revocations is young enough to trust."""
+        return time.monotonic() - self._read_at <= OLDEST_COPY_SECONDS
 
     def published(self) -> list[dict[str, str]]:
         """Return the public keys to show at the JWKS address."""
@@ -89,7 +94,7 @@ class Door:
 
         A token that is bound to a key (RFC 9449) needs `check_proof` beside.
         """
-        if time.monotonic() - self._read_at > OLDEST_COPY_SECONDS:
+        if not self.is_fresh:
             raise Unavailable("The copy of revocations is too old to trust.")
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() not in {"bearer", "dpop"} or not token:
@@ -102,7 +107,7 @@ class Door:
 
     def check_revoked(self, caller: Caller) -> None:
         """Raise Unauthenticated when the token, its client, its person or its device was revoked; Unavailable when our copy is too old."""
-        if time.monotonic() - self._read_at > OLDEST_COPY_SECONDS:
+        if not self.is_fresh:
             raise Unavailable("The copy of revocations is too old to trust.")
         own = f"{caller.partner_id}|"  # ids are the partner's own: another partner may have the same
         if ("device", f"{own}{caller.device_id}") in self._revoked:

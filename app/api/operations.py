@@ -12,7 +12,7 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.request import House
 from app.api.shapes import Out
-from app.store.database import DatabaseAway, schema_revision
+from app.store.database import DatabaseAway, is_read_only, schema_revision
 
 router = APIRouter(tags=["operations"])
 
@@ -32,12 +32,22 @@ async def read_liveness() -> dict[str, Any]:
 
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
 async def read_readiness(request: Request) -> Any:
-    """Tell whether requests can be served: the database is there, and its migrations are not behind this release."""
+    """Tell whether requests can be served: by this process, on a database that is there, takes writes, and is not behind this release.
+
+    It asks by a connection of its own: a process with all its hands full is busy, not broken.
+    """
     house: House = request.app.state.house
+    if house.stopping.is_set():
+        return _not_ready("This process is stopping.")
     try:
-        revision = await schema_revision(house.database)
+        revision = await schema_revision(house.door.login)
+        if await is_read_only(house.door.login):
+            return _not_ready("The database takes no writes: it is a standby.")
+        await house.trail.check()
     except DatabaseAway:
         return _not_ready("The database cannot be reached.")
+    if not house.door.is_fresh:
+        return _not_ready("The copy of revocations is too old to trust.")
     if revision is None or revision < house.head:
         return _not_ready(f"The database is at migration {revision}, this release needs {house.head}: run `ipt migrate`.")
     return {"status": "ok"}

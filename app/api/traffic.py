@@ -8,11 +8,11 @@ from typing import Any
 from uuid import uuid4
 
 import structlog
-from prometheus_client import Counter, Histogram
+from prometheus_client import Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app import tracing
-from app.api.problems import HeadersTooLarge, Malformed, TooLarge, UnsupportedMedia, UriTooLong, as_refusal, render
+from app.api.problems import HeadersTooLarge, Malformed, TooLarge, Unavailable, UnsupportedMedia, UriTooLong, as_refusal, render
 from app.domain.errors import Refusal
 
 LARGEST_BODY = 1_048_576
@@ -21,6 +21,8 @@ LONGEST_TARGET = 8_192
 LARGEST_HEADERS = 16_384
 MOST_PARAMETERS = 100
 MOST_CAUSES = 3
+MOST_UNDER_WAY = 96  # one process, one core: some hundreds of answers a second. Whoever came behind more would wait until it is refused
+ALWAYS_ANSWERED = ("/health/", "/metrics")
 SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -31,6 +33,7 @@ SECURITY_HEADERS = {
 NOTHING_RUNS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
+under_way = Gauge("ipt_requests_under_way", "Requests that this process is answering")
 requests_seen = Counter("ipt_requests_total", "Requests by route and status", ["method", "route", "status"])
 seconds_taken = Histogram("ipt_request_seconds", "Time to answer, by route", ["method", "route"])
 statements_run = Histogram(
@@ -45,6 +48,7 @@ class Traffic:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
+        self._under_way = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, unless it breaks a limit."""
@@ -61,7 +65,12 @@ class Traffic:
         state["request_id"] = request_id
         watched = _Watched(send, request_id, scope["path"])
         started = time.perf_counter()
+        lasts = scope["path"].endswith("/stream") or scope["path"].startswith(ALWAYS_ANSWERED)
+        self._under_way += not lasts
+        under_way.set(self._under_way)
         try:
+            if not lasts and self._under_way > MOST_UNDER_WAY:
+                raise Unavailable("More requests are under way than this process can answer in time.")
             _check(scope, headers)
         except Refusal as refusal:
             await render(refusal, request_id)(scope, receive, watched)
@@ -74,6 +83,8 @@ class Traffic:
                 if not watched.started:
                     await render(as_refusal(error), request_id)(scope, receive, watched)
         finally:
+            self._under_way -= not lasts
+            under_way.set(self._under_way)
             _note(scope, state, watched.status, time.perf_counter() - started, span)
 
 

@@ -154,6 +154,11 @@ class AuditTrail:
             self._writer.cancel()
             await asyncio.gather(self._writer, return_exceptions=True)
 
+    async def check(self) -> None:
+        """Raise DatabaseAway when the audit login cannot reach the database: then no read can be answered."""
+        async with self._database.transaction(None):
+            pass
+
     async def write(self, *entries: Access | Knock) -> None:
         """Return when the entries are durable. Raises DatabaseAway when one could not be written."""
         loop = asyncio.get_running_loop()

@@ -298,6 +298,12 @@ async def schema_revision(database: Database) -> str | None:
         return await connection.value(sa.text("SELECT version_num FROM alembic_version")) if there else None
 
 
+async def is_read_only(database: Database) -> bool:
+    """Tell whether the server is a standby, on which every write would fail."""
+    async with database.transaction(None) as connection:
+        return bool(await connection.value(sa.text("SELECT pg_is_in_recovery()")))
+
+
 def clock(now: Callable[[], datetime]) -> datetime:
     """Return the present moment, cut to milliseconds: what the wire shows is what the database keeps."""
     moment = now()

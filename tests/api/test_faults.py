@@ -282,3 +282,15 @@ def test_a_stop_under_load_answers_what_it_has_taken(fresh_database, tmp_path):
         cut = [r for r in results if r != 201]
         assert len([r for r in results if r == 201]) > 10
         assert all("disconnected" in str(r) or "RemoteProtocolError" in str(r) or "ReadError" in str(r) for r in cut)
+
+
+def test_more_at_once_than_a_process_can_answer_is_refused_at_once_and_health_goes_on(partner, monkeypatch):
+    episode = partner.add_episode()
+    monkeypatch.setattr("app.api.traffic.MOST_UNDER_WAY", 0)
+    refused = partner.send("POST", f"{episode.path}/goals", {"text": "x"})
+    assert (refused.status_code, refused.json()["type"]) == (503, "/problems/unavailable")
+    assert refused.headers["retry-after"]
+    assert partner.http.get("/health/live").status_code == 200
+    assert partner.http.get("/health/ready").status_code == 200
+    monkeypatch.undo()
+    assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}).status_code == 201

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from sqlalchemy.engine import make_url
 
 from app.store.database import Database, OutOfRange
 from app.store.tables.people import patient
+from tests.conftest import Clock, Service
+from tests.driver import Device
 
 PGBOUNCER = shutil.which("pgbouncer") or shutil.which("/usr/sbin/pgbouncer")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed here; CI installs it")
@@ -84,3 +87,28 @@ def test_a_storm_behind_a_pooler_shows_nobody_anothers_rows(pooled_url, service)
     seen, foreign = asyncio.run(storm())
     assert foreign == 0
     assert seen > 200
+
+
+def test_the_whole_service_works_behind_a_pooler_with_two_connections(pooled_url, service):
+    """Courses of two partners at once over HTTP, each statement prepared without a name, and nobody sees the other's."""
+    settings = service.settings.model_copy(update={"database_url": pooled_url, "audit_database_url": pooled_url, "pooler": "transaction"})
+    pooled = Service(settings, Clock()).start()
+    try:
+        with pooled.partner() as one, pooled.partner() as two, ThreadPoolExecutor(8) as pool:
+            courses = {partner: [partner.add_episode() for _ in range(3)] for partner in (one, two)}
+
+            def work(number):
+                partner = (one, two)[number % 2]
+                course = courses[partner][number % 3]
+                partner.post(f"{course.path}/goals", {"text": f"goal {number}"})
+                return partner.get(f"{course.path}/phase")["episode_id"] == course.id
+
+            assert all(pool.map(work, range(120)))
+            for partner in (one, two):
+                goals = [g for c in courses[partner] for g in partner.get(f"{c.path}/goals?limit=200")["items"]]
+                assert len(goals) == 60
+            assert one.send("GET", courses[two][0].path).status_code == 404
+            device = Device(one, courses[one][0].lead)
+            assert len(device.pull().of("goal")) == 20
+    finally:
+        pooled.stop()

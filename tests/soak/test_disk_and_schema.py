@@ -1,0 +1,165 @@
+"""R6, R9, R23: a worker killed in its work, a disk that is full, migrations under load."""
+
+import http.server
+import os
+import random
+import shutil
+import subprocess
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from alembic import command
+from alembic.config import Config
+
+from app import embedded
+from app.keys.provider import read_keys
+from app.main import key_provider
+from tests.soak.machine import ROOT, Machine, Writer
+from tests.soak.test_kills import lost_and_doubled
+
+WORKER_KILLS, EVENTS = 12, 300
+
+
+@pytest.fixture
+def receiver():
+    """A partner's endpoint, which remembers every message by its id."""
+    got = Counter()
+
+    class Receiver(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            self.rfile.read(int(self.headers["content-length"]))
+            got[self.headers["webhook-id"]] += 1
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"127.0.0.1:{server.server_port}", got
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_r6_a_worker_killed_in_its_work_delivers_everything_and_the_same_ids(machine, figure, receiver):
+    host, got = receiver
+    api = machine.api(IPT_WEBHOOK_ALLOWED_HOSTS=host)
+    with machine.partner(api) as partner:
+        partner.post("/v1/webhook-endpoints", {"url": f"http://{host}/", "event_types": ["goal.created"]})
+        episode = partner.add_episode()
+        resumed = []
+        for kill in range(WORKER_KILLS):
+            for n in range(EVENTS // WORKER_KILLS):
+                partner.post(f"{episode.path}/goals", {"text": f"{kill} {n}"})
+            before = len(got)
+            started = time.monotonic()
+            worker = machine.worker(IPT_WEBHOOK_ALLOWED_HOSTS=host)
+            while len(got) == before and time.monotonic() - started < 90:
+                time.sleep(0.02)
+            resumed.append(time.monotonic() - started)
+            time.sleep(random.uniform(0, 0.3))
+            worker.kill()
+            worker.wait()
+        worker = machine.worker(IPT_WEBHOOK_ALLOWED_HOSTS=host)
+        deadline = time.monotonic() + 120
+        while len(got) < EVENTS and time.monotonic() < deadline:
+            time.sleep(0.2)
+        worker.terminate()
+        worker.wait(30)
+    repeated = sum(got.values()) - len(got)
+    figure(
+        f"{WORKER_KILLS} kills, {EVENTS} events: {len(got)} delivered, {repeated} of them again with the same id; resumed within {max(resumed):.1f} s"
+    )
+    assert len(got) == EVENTS
+    assert max(resumed) < 60
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+def test_r9_a_full_disk_refuses_writes_reads_on_and_heals_without_corruption(tmp_path, figure):
+    home = tmp_path / "home"
+    home.mkdir()
+    room = Path("/var/lib/ipt") / f"home-soak-{os.getpid()}"
+    room.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300m", "none", str(room)], check=True)
+    try:
+        person = embedded._account(None)
+        os.chown(room, person.uid, person.gid)
+        (home / "database-folder").write_text(f"{room}\n")
+        machine = Machine(tmp_path)
+        api = machine.api()
+        with machine.partner(api) as partner:
+            episode = partner.add_episode()
+            ballast = room / "ballast"
+            with ballast.open("wb") as file:
+                while shutil.disk_usage(room).free > 0:
+                    try:
+                        file.write(b"x" * min(1 << 20, shutil.disk_usage(room).free))
+                        file.flush()
+                    except OSError:
+                        break
+            writes, reads = Counter(), Counter()
+            for n in range(400):
+                writes[partner.send("POST", f"{episode.path}/goals", {"text": "x" * 4000}).status_code] += 1
+                if n % 10 == 0:
+                    reads[partner.send("GET", "/v1/instruments/PHQ-9").status_code] += 1
+            ballast.unlink()
+            if machine.server.process.poll() is not None:  # without room for its log it stops rather than lose a commit
+                machine.start_postgres()
+            deadline = time.monotonic() + 30
+            while partner.send("POST", f"{episode.path}/goals", {"text": "again"}).status_code != 201 and time.monotonic() < deadline:
+                time.sleep(0.2)
+            acknowledged = writes[201]
+            there = machine.ask("SELECT count(*) AS n FROM goal")[0]["n"]
+            machine.ask("CREATE EXTENSION IF NOT EXISTS amcheck")
+            indexes = machine.ask(
+                "SELECT bt_index_check(c.oid)::text FROM pg_class c JOIN pg_am a ON a.oid = c.relam WHERE a.amname = 'btree' AND c.relkind = 'i'"
+                " AND c.relnamespace = 'public'::regnamespace"
+            )  # raises when one is broken
+        figure(f"writes {dict(writes)}, catalogue reads {dict(reads)}; {acknowledged + 1} acknowledged, {there} there after space came back")
+        assert len(indexes) > 100
+        assert writes[500] == 0
+        assert set(writes) <= {201, 503, 507}
+        assert there >= acknowledged + 1
+        machine.stop()
+    finally:
+        subprocess.run(["umount", "-l", str(room)], check=False)
+        room.rmdir()
+
+
+def test_r23_migrations_down_and_up_under_load_wait_for_nobody_long(machine, figure):
+    api = machine.api()
+    config = Config(str(ROOT / "alembic.ini"))
+    config.attributes["url"] = machine.settings.migration_database_url.replace("postgresql://", "postgresql+asyncpg://")
+    config.attributes["ring"] = read_keys(key_provider(machine.settings))
+    taken = []
+    with machine.partner(api) as partner:
+        ends = threading.Event()
+        writers = [Writer(partner, api.base_url, partner.add_episode(), ends, pause=0.01) for _ in range(4)]
+        for writer in writers:
+            writer.start()
+        for _ in range(3):
+            for move, revision in ((command.downgrade, "-1"), (command.upgrade, "head")):
+                started = time.monotonic()
+                move(config, revision)
+                taken.append(time.monotonic() - started)
+                time.sleep(1)
+        ends.set()
+        for writer in writers:
+            writer.join(30)
+            assert not writer.is_alive()
+    lost, doubled = lost_and_doubled(machine, writers)
+    statuses = sum((Counter(w.statuses) for w in writers), Counter())
+    longest = max(w.longest for w in writers)
+    figure(
+        f"the newest migration down and up three times under load: each within {max(taken):.1f} s, the longest answer {longest:.2f} s, "
+        f"statuses {dict(statuses)}, {lost} lost, {doubled} doubled"
+    )
+    assert (lost, doubled) == (0, 0)
+    assert longest < 3
+    assert not [s for s in statuses if s >= 500]
