@@ -225,15 +225,19 @@ class Database:
 
 
 async def _readied(driver: Any) -> None:
-    """Let a new connection read and write JSON as the service does; what is written comes as text (store/statements.py)."""
-    for name, head in (("json", b""), ("jsonb", b"\x01")):  # jsonb has a version before it on the wire
-        await driver.set_type_codec(
-            name,
-            schema="pg_catalog",
-            format="binary",
-            encoder=lambda text, head=head: head + text.encode(),
-            decoder=lambda sent, head=head: orjson.loads(sent[len(head) :]),
-        )
+    """Let a new connection read and write JSON as the service does; what is written comes as text (store/statements.py).
+
+    In a transaction: behind a pooler the driver's two steps of a statement would else reach two servers.
+    """
+    async with driver.transaction():
+        for name, head in (("json", b""), ("jsonb", b"\x01")):  # jsonb has a version before it on the wire
+            await driver.set_type_codec(
+                name,
+                schema="pg_catalog",
+                format="binary",
+                encoder=lambda text, head=head: head + text.encode(),
+                decoder=lambda sent, head=head: orjson.loads(sent[len(head) :]),
+            )
 
 
 async def _as_it_is(_driver: Any) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import threading
 import time
+from pathlib import Path
 
 import asyncpg
 import pytest
@@ -64,13 +67,12 @@ class Server:
 
 
 @pytest.fixture
-def pair(tmp_path_factory):
+def pair():
     """A primary, and a folder for its standby; both owned by the account that runs them."""
     person = embedded._account(None)
     binaries = reachable_folder(next(iter(candidates(os.environ.get("IPT_POSTGRES", "auto")))).folder, person)
-    folder = tmp_path_factory.mktemp("pair")
-    for each in (folder, folder.parent, folder.parent.parent):
-        each.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix="ipt-pair-"))
+    folder.chmod(0o755)
     servers = []
     for number in range(2):
         data = folder / f"data{number}"
@@ -83,6 +85,7 @@ def pair(tmp_path_factory):
     yield servers
     for server in servers:
         server.kill()
+    shutil.rmtree(folder)
 
 
 def _free_port():

@@ -14,10 +14,11 @@ import pytest
 from alembic import command
 from alembic.config import Config
 
-from app import embedded
+from app import cli_database, embedded
+from app.binaries import candidates, run_as
 from app.keys.provider import read_keys
 from app.main import key_provider
-from tests.soak.machine import ROOT, Machine, Writer
+from tests.soak.machine import NAMES, ROOT, Machine, Writer
 from tests.soak.test_kills import lost_and_doubled
 
 WORKER_KILLS, EVENTS = 12, 300
@@ -163,3 +164,57 @@ def test_r23_migrations_down_and_up_under_load_wait_for_nobody_long(machine, fig
     assert (lost, doubled) == (0, 0)
     assert longest < 3
     assert not [s for s in statuses if s >= 500]
+
+
+def test_r24_a_base_backup_and_its_log_bring_back_everything_acknowledged(machine, figure, tmp_path, monkeypatch):
+    """The machine dies under load. Its backup of before, and the log that was kept, are another machine's beginning."""
+    archive = machine.server.data.parent / "archive"
+    archive.mkdir(mode=0o700)
+    shutil.chown(archive, machine.server.data.owner())
+    machine.ask("ALTER SYSTEM SET archive_mode = on")
+    machine.ask(f"ALTER SYSTEM SET archive_command = 'cp %p {archive}/%f'")
+    machine.server.stop()
+    machine.start_postgres()
+    api = machine.api()
+    backup = machine.server.data.parent / "base"
+    binaries = next(iter(candidates(os.environ.get("IPT_POSTGRES", "auto")))).folder
+    with machine.partner(api) as partner:
+        ends = threading.Event()
+        writers = [Writer(partner, api.base_url, partner.add_episode(), ends) for _ in range(4)]
+        for writer in writers:
+            writer.start()
+        time.sleep(2)
+        command_line = [binaries / "pg_basebackup", "-h", machine.server.socket, "-U", embedded.SUPERUSER, "-D", backup, "--checkpoint=fast"]
+        subprocess.run(command_line, check=True, **run_as(embedded._account(None)))
+        time.sleep(8)
+        machine.stop_postgres_at_once()
+        api.kill()
+        ends.set()
+    acknowledged = {i for w in writers for i in list(w.acknowledged.values())}
+    for segment in (machine.server.data / "pg_wal").glob("0*"):  # what was not archived yet lies on the disk of the log
+        shutil.copy(segment, archive / segment.name)
+        shutil.chown(archive / segment.name, archive.owner())
+    shutil.rmtree(machine.server.data)
+    backup.rename(machine.server.data)
+    with (machine.server.data / "postgresql.auto.conf").open("a") as file:
+        file.write(f"restore_command = 'cp {archive}/%f %p'\n")
+    (machine.server.data / "recovery.signal").touch()
+    shutil.chown(machine.server.data / "recovery.signal", archive.owner())
+    machine.start_postgres()
+    deadline = time.monotonic() + 60
+    while machine.ask("SELECT pg_is_in_recovery() AS still")[0]["still"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    there = {str(r["id"]) for r in machine.ask("SELECT id FROM goal")}
+    for name in NAMES:
+        monkeypatch.setenv(f"IPT_{name.upper()}", getattr(machine.settings, name))
+    monkeypatch.setenv("IPT_HOME", str(machine.home))
+    cli_database.restore(finish=True)
+    epoch = machine.ask("SELECT max(epoch) AS epoch FROM change_clock")[0]["epoch"]
+    api.start()
+    figure(
+        f"{len(acknowledged)} writes acknowledged, {len(acknowledged - there)} lost by base backup and log; reconciled as epoch {epoch}, and served"
+    )
+    assert len(acknowledged) > 50
+    assert acknowledged <= there
+    assert epoch == 2

@@ -32,9 +32,11 @@ def pooled_url(service):
     direct = make_url(service.settings.database_url)
     folder = Path(tempfile.mkdtemp(prefix="ipt-pooler-", dir="/tmp"))
     ini = folder / "pgbouncer.ini"
+    users = folder / "users.txt"
+    users.write_text('"ipt_service" ""\n"ipt_audit" ""\n')
     ini.write_text(
-        f"[databases]\n* = host={direct.query['host']} user=ipt_service\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
-        f"auth_type = any\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\nignore_startup_parameters = {STARTUP}\n"
+        f"[databases]\n* = host={direct.query['host']}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
+        f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\nignore_startup_parameters = {STARTUP}\n"
         f"logfile = {folder}/log\npidfile = {folder}/pid\n"
     )
     arguments = [PGBOUNCER, str(ini)]
@@ -91,7 +93,8 @@ def test_a_storm_behind_a_pooler_shows_nobody_anothers_rows(pooled_url, service)
 
 def test_the_whole_service_works_behind_a_pooler_with_two_connections(pooled_url, service):
     """Courses of two partners at once over HTTP, each statement prepared without a name, and nobody sees the other's."""
-    settings = service.settings.model_copy(update={"database_url": pooled_url, "audit_database_url": pooled_url, "pooler": "transaction"})
+    audit_url = pooled_url.replace("ipt_service@", "ipt_audit@")
+    settings = service.settings.model_copy(update={"database_url": pooled_url, "audit_database_url": audit_url, "pooler": "transaction"})
     pooled = Service(settings, Clock()).start()
     try:
         with pooled.partner() as one, pooled.partner() as two, ThreadPoolExecutor(8) as pool:
