@@ -7,7 +7,7 @@ asyncpg runs them.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from app.store.statements import Compiled, Statement, compiled
 Row = dict[str, Any]
 
 CHECKOUT_SECONDS = 1.5  # the database away is answered within 2 s
-STATEMENT_SECONDS = 10
+STATEMENT_SECONDS = 8  # a link that swallows everything is noticed, and answered for, within ten
 STATEMENTS_KEPT = 500  # prepared on each connection; the service has some 300
 SESSION = {
     "application_name": "ipt",
@@ -178,7 +178,7 @@ class Database:
                 if connection.is_open:
                     await connection.rollback()
             except BaseException as error:
-                driver.terminate()  # whatever broke, this connection is not fit for the pool
+                _cut(driver)  # whatever broke, this connection is not fit for the pool
                 if not isinstance(error, Exception):
                     raise
             finally:
@@ -205,7 +205,7 @@ class Database:
                 try:
                     await driver.execute(begin, timeout=CHECKOUT_SECONDS)
                 except BaseException as error:
-                    driver.terminate()  # one that hangs is left behind: asking it to stop would itself wait for the hanging server
+                    _cut(driver)  # one that hangs is left behind: asking it to stop would itself wait for the hanging server
                     await pool.release(driver)
                     if isinstance(error, TimeoutError) or not isinstance(error, UNREACHABLE):
                         raise
@@ -222,6 +222,12 @@ class Database:
         if self._pool is None:
             self._pool = made
         return self._pool
+
+
+def _cut(driver: Any) -> None:
+    """Cut a connection off; one that broke by itself has left the pool already, and says so."""
+    with suppress(asyncpg.InterfaceError):
+        driver.terminate()
 
 
 async def _readied(driver: Any) -> None:

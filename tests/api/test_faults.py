@@ -294,3 +294,21 @@ def test_more_at_once_than_a_process_can_answer_is_refused_at_once_and_health_go
     assert partner.http.get("/health/ready").status_code == 200
     monkeypatch.undo()
     assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}).status_code == 201
+
+
+def test_a_connection_that_dies_in_the_middle_of_a_request_is_a_503_and_in_its_commit_an_unknown_outcome(own_service, fresh_database):
+    dies = "CREATE FUNCTION dies() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$ BEGIN PERFORM pg_terminate_backend(pg_backend_pid()); RETURN NEW; END $$"
+    run_sql(fresh_database, dies, "CREATE TRIGGER dies BEFORE INSERT ON goal FOR EACH ROW EXECUTE FUNCTION dies()")
+    with own_service.partner() as partner:
+        episode, key = partner.add_episode(), str(uuid4())
+        assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}, Idempotency_Key=key).status_code == 503
+        run_sql(
+            fresh_database,
+            "DROP TRIGGER dies ON goal",
+            "CREATE CONSTRAINT TRIGGER dies AFTER INSERT ON goal DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION dies()",
+        )
+        unknown = partner.send("POST", f"{episode.path}/goals", {"text": "x"}, Idempotency_Key=key)
+        assert (unknown.status_code, unknown.json()["type"]) == (503, "/problems/outcome-not-known")
+        run_sql(fresh_database, "DROP TRIGGER dies ON goal")
+        assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}, Idempotency_Key=key).status_code == 201
+        assert len(partner.get(f"{episode.path}/goals")["items"]) == 1

@@ -32,8 +32,17 @@ class BadLink:
         self.loop.run_forever()
 
     def close(self):
+        asyncio.run_coroutine_threadsafe(self._ended(), self.loop).result(5)
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join(5)
+        self.loop.close()
+
+    async def _ended(self):
+        self.server.close()
+        tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def cut_all(self):
         """Cut every connection, with a reset."""

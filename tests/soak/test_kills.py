@@ -163,7 +163,7 @@ def test_r25_stops_under_load_answer_what_was_taken(machine, figure):
         for _ in range(10):
             time.sleep(1)
             started = time.monotonic()
-            assert api.stop() == 0
+            assert api.stop() in {0, -15}  # uvicorn raises the signal again once it is done
             taken.append(time.monotonic() - started)
             api.start()
 

@@ -65,7 +65,8 @@ def test_r7_bad_links_to_the_database(machine, figure):
     )
     link.close()
     assert (lost, doubled) == (0, 0)
-    assert longest < 12
+    assert longest < 10
+    assert unknown > 0
     assert statuses[500] == 0
 
 
@@ -74,6 +75,8 @@ def test_r10_clocks_that_step_by_an_hour_change_no_order_and_fail_nothing(machin
     service = Service(machine.settings.model_copy(update={"requests_per_second": 100_000, "tokens_per_minute": 100_000, "log_level": "error"}), clock)
     service.start()
     statuses = Counter()
+    machine.ask("UPDATE signing_key SET signs_from = signs_from - interval '1 day'")  # the service is older than its clock is wrong
+    time.sleep(3)
     with service.partner() as partner:
         episode = partner.add_episode()
         for step in range(120):
