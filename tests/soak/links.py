@@ -40,9 +40,9 @@ class BadLink:
     async def _ended(self):
         self.server.close()
         tasks = [t for t in asyncio.all_tasks() if t is not asyncio.current_task()]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        for writer in list(self.connections):
+            _reset(writer)
+        await asyncio.wait(tasks, timeout=3) if tasks else None
 
     def cut_all(self):
         """Cut every connection, with a reset."""
