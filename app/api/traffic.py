@@ -1,5 +1,6 @@
 """What every request passes, as one pure ASGI layer: request id, limits, metrics, one log line, security headers."""
 
+import asyncio
 import re
 import time
 import traceback
@@ -21,7 +22,8 @@ LONGEST_TARGET = 8_192
 LARGEST_HEADERS = 16_384
 MOST_PARAMETERS = 100
 MOST_CAUSES = 3
-MOST_UNDER_WAY = 96  # one process, one core: some hundreds of answers a second. Whoever came behind more would wait until it is refused
+MOST_UNDER_WAY = 96  # one process, one core: some hundreds of answers a second
+WAITS_SECONDS = 1.0  # for a place; a refusal at once would be asked again at once, and refusing would be all there is time for
 ALWAYS_ANSWERED = ("/health/", "/metrics")
 SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
@@ -48,7 +50,7 @@ class Traffic:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._under_way = 0
+        self._places = asyncio.Semaphore(MOST_UNDER_WAY)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, unless it breaks a limit."""
@@ -66,12 +68,12 @@ class Traffic:
         watched = _Watched(send, request_id, scope["path"])
         started = time.perf_counter()
         lasts = scope["path"].endswith("/stream") or scope["path"].startswith(ALWAYS_ANSWERED)
-        self._under_way += not lasts
-        under_way.set(self._under_way)
+        has_place = False
         try:
-            if not lasts and self._under_way > MOST_UNDER_WAY:
-                raise Unavailable("More requests are under way than this process can answer in time.")
             _check(scope, headers)
+            if not lasts:
+                await self._take_place()
+                has_place = True
         except Refusal as refusal:
             await render(refusal, request_id)(scope, receive, watched)
         else:
@@ -83,9 +85,22 @@ class Traffic:
                 if not watched.started:
                     await render(as_refusal(error), request_id)(scope, receive, watched)
         finally:
-            self._under_way -= not lasts
-            under_way.set(self._under_way)
+            if has_place:
+                self._places.release()
+                under_way.dec()
             _note(scope, state, watched.status, time.perf_counter() - started, span)
+
+    async def _take_place(self) -> None:
+        """Wait for one of the places of this process. Raises Unavailable when none became free in time."""
+        if self._places.locked():
+            try:
+                async with asyncio.timeout(WAITS_SECONDS):
+                    await self._places.acquire()
+            except TimeoutError:
+                raise Unavailable("More requests are under way than this process can answer in time.") from None
+        else:
+            await self._places.acquire()
+        under_way.inc()
 
 
 class _Watched:

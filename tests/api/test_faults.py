@@ -8,6 +8,8 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from uuid import uuid4
 
 import httpx
@@ -18,7 +20,7 @@ from app import embedded
 from app.keys.provider import create_key_file
 from app.launch import migrate
 from app.store.database import Database, OutcomeUnknown, Unsafe, check_durability, check_login
-from tests.conftest import Clock, Service, run_sql, settings_of
+from tests.conftest import HOME, Clock, Service, run_sql, settings_of
 from tests.driver import now
 
 
@@ -284,16 +286,31 @@ def test_a_stop_under_load_answers_what_it_has_taken(fresh_database, tmp_path):
         assert all("disconnected" in str(r) or "RemoteProtocolError" in str(r) or "ReadError" in str(r) for r in cut)
 
 
-def test_more_at_once_than_a_process_can_answer_is_refused_at_once_and_health_goes_on(partner, monkeypatch):
-    episode = partner.add_episode()
-    monkeypatch.setattr("app.api.traffic.MOST_UNDER_WAY", 0)
-    refused = partner.send("POST", f"{episode.path}/goals", {"text": "x"})
-    assert (refused.status_code, refused.json()["type"]) == (503, "/problems/unavailable")
+def test_more_at_once_than_a_process_can_answer_waits_for_a_place_then_is_refused_and_health_goes_on(fresh_database, tmp_path, monkeypatch):
+    monkeypatch.setattr("app.api.traffic.MOST_UNDER_WAY", 2)
+    monkeypatch.setattr("app.api.traffic.WAITS_SECONDS", 0.3)
+    run_sql(
+        fresh_database,
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1.2); RETURN NEW; END $$",
+        "CREATE TRIGGER slow BEFORE INSERT ON goal FOR EACH ROW EXECUTE FUNCTION slow()",
+    )
+    service = Service(settings_of(fresh_database, tmp_path).model_copy(update={"keys_file": Path(os.environ[HOME]) / "keys.json"}), Clock()).start()
+    try:
+        with service.partner() as partner, ThreadPoolExecutor(8) as pool:
+            episodes = [partner.add_episode() for _ in range(8)]
+            answers = list(pool.map(lambda e: partner.send("POST", f"{e.path}/goals", {"text": "x"}), episodes))
+            slow = pool.submit(lambda: [partner.send("POST", f"{e.path}/goals", {"text": "y"}) for e in episodes[:2]])
+            assert partner.http.get("/health/live").status_code == 200
+            assert partner.http.get("/health/ready").status_code == 200
+            slow.result()
+            assert partner.send("GET", f"{episodes[0].path}/phase").status_code == 200, "every place was given back"
+    finally:
+        service.stop()
+    statuses = sorted(a.status_code for a in answers)
+    assert statuses == [201] * 2 + [503] * 6
+    refused = next(a for a in answers if a.status_code == 503)
+    assert refused.json()["type"] == "/problems/unavailable"
     assert refused.headers["retry-after"]
-    assert partner.http.get("/health/live").status_code == 200
-    assert partner.http.get("/health/ready").status_code == 200
-    monkeypatch.undo()
-    assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}).status_code == 201
 
 
 def test_a_connection_that_dies_in_the_middle_of_a_request_is_a_503_and_in_its_commit_an_unknown_outcome(own_service, fresh_database):
