@@ -3,8 +3,6 @@
 import asyncio
 import os
 import subprocess
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -174,16 +172,10 @@ async def _reconciled(ready: Settings, *, without_journals: bool) -> None:
         if lacking:
             raise BackupRefused(f"Versions {', '.join(map(str, lacking))} of the key-encryption key are missing: without them it cannot be read.")
         partners = [row["partner_id"] for row in await list_partners(owner)]
-
-        @asynccontextmanager
-        async def open_for(partner_id: UUID) -> AsyncIterator[Connection]:
-            async with owner.transaction(partner_id) as connection:
-                yield connection
-
-        epoch = await raise_epochs(open_for, partners, Journal(ready.restores_path, ring, RESTORES), now)
+        epoch = await raise_epochs(owner.transaction, partners, Journal(ready.restores_path, ring, RESTORES), now)
         console.print(f"Epoch {epoch} for {len(partners)} partners: devices and followers start again.")
         visit_of = partial(_visit, ring, now)
-        erased = await replay_erasures(open_for, visit_of, commit_visit, Journal(ready.erasures_path, ring, ERASURES), partners)
+        erased = await replay_erasures(owner.transaction, visit_of, commit_visit, Journal(ready.erasures_path, ring, ERASURES), partners)
         console.print(f"{erased.again} people erased again.")
         if erased.held:
             console.print(f"{erased.held} are under a legal hold in this backup, and were erased since: decide on each of them.")

@@ -64,7 +64,7 @@ async def open_course(visit: Visit, episode_id: UUID) -> tuple[Chart, Gathered]:
     """Return a chart of the caseload and what the rules need to know of it, in one statement: for reading, not for writing. Raises NotFound."""
     row = await find_course(visit.connection, episode_id, visit.caller.clinician_id)
     chart = await admitted(visit, row)
-    counts = chart.episode
+    counts = {**chart.episode, "consented": chart.episode["treatment_given"]}  # a writer asks again, behind the lock
     ending = {k.removeprefix("ending_"): v for k, v in counts.items() if k.startswith("ending_")}
     revealed = reveal(chart.key, termination, ending) if ending["id"] is not None else {}
     totals = [dict(zip(SCORED, t, strict=True)) for t in counts["scores"] or ()]
@@ -82,7 +82,7 @@ def _facts(chart: Chart, counts: Row, ending: Row, totals: list[Row]) -> Facts:
         phase=episode["phase"],
         status=episode["status"],
         age_at_referral=episode["age_at_referral"],
-        consented_to_treatment=bool(counts["consented"] if "consented" in counts else chart.episode["treatment_given"]),
+        consented_to_treatment=bool(counts["consented"]),
         contraindications_answered=episode["contraindications"] is not None,
         contraindicated=contraindicated(chart),
         risk_screened=episode["risk_screened"],

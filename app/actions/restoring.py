@@ -5,22 +5,21 @@ Each step may be repeated; the last one lets the database be opened.
 """
 
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from app.actions.journal import Journal
 from app.actions.protection import order_erasure
+from app.actions.releases import Confined
 from app.actions.visit import Visit
 from app.domain.errors import CommandRefused, NotFound
 from app.domain.protection import UnderLegalHold
 from app.domain.sync import EPOCH_STEP
 from app.store.database import Connection
-from app.store.installation import newest_epoch, raise_epoch
+from app.store.feed import raise_epoch, where_it_stands
 
 MOST_EPOCHS = (1 << 53) // EPOCH_STEP - 1
-Confined = Callable[[UUID], AbstractAsyncContextManager[Connection]]
 VisitOf = Callable[[Connection, UUID], Visit]
 Commit = Callable[[Visit, str], Awaitable[None]]
 
@@ -46,7 +45,7 @@ async def raise_epochs(open_for: Confined, partners: list[UUID], journal: Journa
     epochs = [line["epoch"] for line in journal.lines()]
     for partner_id in partners:
         async with open_for(partner_id) as connection:
-            epochs.append(await newest_epoch(connection))
+            epochs.append((await where_it_stands(connection)).epoch)
     epoch = max(epochs, default=0) + 1
     if epoch > MOST_EPOCHS:
         raise EpochsSpent

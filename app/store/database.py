@@ -24,7 +24,7 @@ Row = dict[str, Any]
 
 CHECKOUT_SECONDS = 1.5  # the database away is answered within 2 s
 STATEMENT_SECONDS = 8  # a link that swallows everything is noticed, and answered for, within ten
-STATEMENTS_KEPT = 500  # prepared on each connection; the service has some 300
+STATEMENTS_KEPT = 500  # prepared on each connection; the driver forgets what was used longest ago
 SESSION = {
     "application_name": "ipt",
     "lock_timeout": "3s",
@@ -77,12 +77,17 @@ class Connection:
         self.partner_id = partner_id
         self.statements = 1
 
-    async def run(self, statement: Statement, **values: Any) -> int:
-        """Run a statement and return the number of rows it touched."""
+    def _ready(self, statement: Statement, values: Mapping[str, Any]) -> tuple[str, list[Any]]:
+        """Count a statement, and return its text and arguments; the partner is given by itself."""
         self.statements += 1
         made = compiled(statement)
-        with _translated(), tracing.statement(made.text):
-            status: str = await self._driver.execute(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
+        return made.text, made.arguments({"partner_id": self.partner_id, **values})
+
+    async def run(self, statement: Statement, **values: Any) -> int:
+        """Run a statement and return the number of rows it touched."""
+        text, arguments = self._ready(statement, values)
+        with _translated(), tracing.statement(text):
+            status: str = await self._driver.execute(text, *arguments)
         number = status.rpartition(" ")[2]
         return int(number) if number.isdigit() else 0
 
@@ -95,10 +100,9 @@ class Connection:
 
     async def rows(self, statement: Statement, **values: Any) -> list[Row]:
         """Return every row, each as a dict by column name."""
-        self.statements += 1
-        made = compiled(statement)
-        with _translated(), tracing.statement(made.text):
-            found = await self._driver.fetch(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
+        text, arguments = self._ready(statement, values)
+        with _translated(), tracing.statement(text):
+            found = await self._driver.fetch(text, *arguments)
         return [dict(row.items()) for row in found]
 
     async def first(self, statement: Statement, **values: Any) -> Row | None:
@@ -108,10 +112,9 @@ class Connection:
 
     async def value(self, statement: Statement, **values: Any) -> Any:
         """Return the first column of the first row, or None."""
-        self.statements += 1
-        made = compiled(statement)
-        with _translated(), tracing.statement(made.text):
-            return await self._driver.fetchval(made.text, *made.arguments({"partner_id": self.partner_id, **values}))
+        text, arguments = self._ready(statement, values)
+        with _translated(), tracing.statement(text):
+            return await self._driver.fetchval(text, *arguments)
 
     async def script(self, sql: str) -> None:
         """Send SQL of our own making, without parameters, in one round trip."""

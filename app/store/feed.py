@@ -196,6 +196,11 @@ def _clock() -> sa.Select[Any]:
     return sa.select(change_clock).where(change_clock.c.partner_id == EACH.partner_id)
 
 
+async def raise_epoch(connection: Connection, epoch: int) -> None:
+    """Begin a new epoch of a partner's feed: devices and followers of the old one start again (410)."""
+    await connection.run(sa.update(change_clock).where(change_clock.c.partner_id == connection.partner_id).values(epoch=epoch))
+
+
 async def page_history(connection: Connection, entity: str, where: dict[str, UUID | None], after: Sequence[int] | None, limit: int) -> list[Row]:
     """Return a page of the writes of one kind of row, oldest first; one too many says that there are more. `where` names columns of the feed."""
     query = sa.select(change).where(public(connection), change.c.entity == entity)

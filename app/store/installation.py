@@ -8,7 +8,6 @@ from sqlalchemy.dialects.postgresql import insert
 
 from app.store.database import Connection, Database, Unsafe
 from app.store.tables.installation import installation
-from app.store.tables.record import change_clock
 
 HERE = "(SELECT system_identifier::text FROM pg_control_system()), (SELECT oid::bigint FROM pg_database WHERE datname = current_database())"
 
@@ -42,13 +41,3 @@ async def note_installation(connection: Connection, now: datetime, *, again: boo
     statement = insert(installation).values(here=True, **values)
     changed = statement.on_conflict_do_update(index_elements=["here"], set_=values) if again else statement.on_conflict_do_nothing()
     await connection.run(changed)
-
-
-async def newest_epoch(connection: Connection) -> int:
-    """Return the highest epoch of the partner's feed; the connection is confined to it."""
-    return int(await connection.value(sa.select(change_clock.c.epoch).where(change_clock.c.partner_id == connection.partner_id)) or 0)
-
-
-async def raise_epoch(connection: Connection, epoch: int) -> None:
-    """Begin a new epoch of a partner's feed: devices and followers of the old one start again (410)."""
-    await connection.run(sa.update(change_clock).where(change_clock.c.partner_id == connection.partner_id).values(epoch=epoch))

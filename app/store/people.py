@@ -65,7 +65,7 @@ def listed(connection: Confined, patient_id: Any, *, restricted: bool = False) -
     return ~sa.exists().where(p.c.partner_id == connection.partner_id, p.c.id == patient_id, hidden)
 
 
-def _decision(connection: Confined, root: Any, purpose: str) -> sa.Select[Any]:
+def decision_on(connection: Confined, root: Any, purpose: str) -> sa.Select[Any]:
     """Select a person's newest decision on a purpose, by whichever registration: given (true) or withdrawn (false)."""
     c = consent.alias("decision")
     mine = of_patient(connection, c.c.patient_id, root)
@@ -75,13 +75,13 @@ def _decision(connection: Confined, root: Any, purpose: str) -> sa.Select[Any]:
 
 async def newest_decision(connection: Connection, root: UUID, purpose: str) -> bool | None:
     """Return a person's newest decision on a purpose; None when there is none. `root`: the registration that others were merged into."""
-    return await connection.value(_decision(connection, root, purpose))  # type: ignore[no-any-return]
+    return await connection.value(decision_on(connection, root, purpose))  # type: ignore[no-any-return]
 
 
 def _standing(connection: Confined, clinician_id: Any, patient_id: Any, episode_id: Any = None) -> list[Any]:
     """Select what stands over a chart: the newest decision on treatment, and the emergency access when that alone opens it."""
     root = sa.func.coalesce(patient.c.merged_into, patient.c.id)
-    newest = _decision(connection, root, "treatment").scalar_subquery().label("treatment_given")
+    newest = decision_on(connection, root, "treatment").scalar_subquery().label("treatment_given")
     if clinician_id is None:
         return [newest, sa.null().label("emergency_id")]
     emergency = _emergency(connection, clinician_id, patient_id).limit(1).scalar_subquery()

@@ -10,11 +10,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.store.database import Connection, Row
-from app.store.people import charts, in_caseload, in_team, listed, of_patient
+from app.store.people import charts, decision_on, in_caseload, in_team, listed
 from app.store.rows import own, page
 from app.store.statements import EACH, Prepared, any_of, given, prepared
 from app.store.tables.inventory import relationship
-from app.store.tables.people import care_team, consent, episode, patient
+from app.store.tables.people import care_team, episode, patient
 from app.store.tables.work import (
     assessment,
     classification,
@@ -45,7 +45,8 @@ def _counted(row: Row) -> Row:
 @prepared
 def _gate_facts() -> sa.Select[Any]:
     e, p = episode, patient
-    base = sa.select(e.c.id.label("episode_id"), _newest_consent().label("consented")).where(own(EACH, e), e.c.id == any_of("episode_ids", e.c.id))
+    consented = decision_on(EACH, sa.func.coalesce(p.c.merged_into, p.c.id), "treatment").scalar_subquery()
+    base = sa.select(e.c.id.label("episode_id"), consented.label("consented")).where(own(EACH, e), e.c.id == any_of("episode_ids", e.c.id))
     return _with_counts(base.join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id)))
 
 
@@ -104,19 +105,6 @@ def _with_counts(query: sa.Select[Any]) -> sa.Select[Any]:
         contract.c.sessions.label("contracted_sessions"),
         contract.c.frequency,
         contract.c.ends_on,
-    )
-
-
-def _newest_consent() -> Any:
-    """Select the newest decision on treatment of the person: consents given under a duplicate registration count too."""
-    root = sa.func.coalesce(patient.c.merged_into, patient.c.id)
-    return (
-        sa.select(consent.c.given)
-        .where(own(EACH, consent), of_patient(EACH, consent.c.patient_id, root), consent.c.purpose == "treatment")
-        .order_by(consent.c.decided_at.desc(), consent.c.id.desc())
-        .limit(1)
-        .correlate(episode, patient)
-        .scalar_subquery()
     )
 
 

@@ -1,49 +1,32 @@
 """Traces behind their switch: a collector gets spans of requests and statements, and nothing about anybody in them."""
 
-import http.server
-import threading
-
 import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from app import tracing
 from tests.conftest import Clock, Service, settings_of
+from tests.receiver import Receiver
 
 TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 @pytest.fixture
 def collector():
-    """A receiver of OTLP over HTTP, as a collector is one."""
-    got = []
-
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            got.append(ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}", got
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    running = Receiver(read=bytes)
+    yield running
+    running.shutdown()
+    running.server_close()
 
 
 def test_a_request_and_its_statements_are_spans_of_the_callers_trace_and_hold_nobodys_name(collector, fresh_database, tmp_path):
-    address, got = collector
-    service = Service(settings_of(fresh_database, tmp_path, traces=address), Clock()).start()
+    service = Service(settings_of(fresh_database, tmp_path, traces=f"http://{collector.host}"), Clock()).start()
     with service.partner() as partner:
         episode = partner.add_episode()
         partner.send("GET", f"{episode.path}/phase", traceparent=f"00-{TRACE}-00f067aa0ba902b7-01")
         partner.send("GET", "/v1/patients?external_ref=a-name")
     service.stop()
-    spans = [s for export in got for r in export.resource_spans for scope in r.scope_spans for s in scope.spans]
+    exports = [ExportTraceServiceRequest.FromString(body) for _, body in collector.got]
+    spans = [s for export in exports for r in export.resource_spans for scope in r.scope_spans for s in scope.spans]
     mine = [s for s in spans if s.trace_id.hex() == TRACE]
     route = next(s for s in mine if s.name == "GET /v1/episodes/{episode_id}/phase")
     statements = [s for s in mine if s.parent_span_id == route.span_id]

@@ -1,6 +1,5 @@
 """R6, R9, R23: a worker killed in its work, a disk that is full, migrations under load."""
 
-import http.server
 import os
 import random
 import shutil
@@ -18,6 +17,7 @@ from app import cli_database, embedded
 from app.binaries import candidates, run_as
 from app.keys.provider import read_keys
 from app.main import key_provider
+from tests.receiver import Receiver
 from tests.soak.machine import NAMES, ROOT, Machine, Writer
 from tests.soak.test_kills import lost_and_doubled
 
@@ -26,30 +26,18 @@ WORKER_KILLS, EVENTS = 12, 300
 
 @pytest.fixture
 def receiver():
-    """A partner's endpoint, which remembers every message by its id."""
-    got = Counter()
-
-    class Receiver(http.server.BaseHTTPRequestHandler):
-        def do_POST(self):
-            self.rfile.read(int(self.headers["content-length"]))
-            got[self.headers["webhook-id"]] += 1
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Receiver)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"127.0.0.1:{server.server_port}", got
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    running = Receiver()
+    yield running
+    running.shutdown()
+    running.server_close()
 
 
 def test_r6_a_worker_killed_in_its_work_delivers_everything_and_the_same_ids(machine, figure, receiver):
-    host, got = receiver
+    host = receiver.host
+
+    def got():
+        return Counter(headers["webhook-id"] for headers, _ in receiver.got)
+
     api = machine.api(IPT_WEBHOOK_ALLOWED_HOSTS=host)
     with machine.partner(api) as partner:
         partner.post("/v1/webhook-endpoints", {"url": f"http://{host}/", "event_types": ["goal.created"]})
@@ -58,10 +46,10 @@ def test_r6_a_worker_killed_in_its_work_delivers_everything_and_the_same_ids(mac
         for kill in range(WORKER_KILLS):
             for n in range(EVENTS // WORKER_KILLS):
                 partner.post(f"{episode.path}/goals", {"text": f"{kill} {n}"})
-            before = len(got)
+            before = len(got())
             started = time.monotonic()
             worker = machine.worker(IPT_WEBHOOK_ALLOWED_HOSTS=host)
-            while len(got) == before and time.monotonic() - started < 90:
+            while len(got()) == before and time.monotonic() - started < 90:
                 time.sleep(0.02)
             resumed.append(time.monotonic() - started)
             time.sleep(random.uniform(0, 0.3))
@@ -69,15 +57,15 @@ def test_r6_a_worker_killed_in_its_work_delivers_everything_and_the_same_ids(mac
             worker.wait()
         worker = machine.worker(IPT_WEBHOOK_ALLOWED_HOSTS=host)
         deadline = time.monotonic() + 120
-        while len(got) < EVENTS and time.monotonic() < deadline:
+        while len(got()) < EVENTS and time.monotonic() < deadline:
             time.sleep(0.2)
         worker.terminate()
         worker.wait(30)
-    repeated = sum(got.values()) - len(got)
+    repeated = sum(got().values()) - len(got())
     figure(
-        f"{WORKER_KILLS} kills, {EVENTS} events: {len(got)} delivered, {repeated} of them again with the same id; resumed within {max(resumed):.1f} s"
+        f"{WORKER_KILLS} kills, {EVENTS} events: {len(got())} delivered, {repeated} of them again with the same id; resumed within {max(resumed):.1f} s"
     )
-    assert len(got) == EVENTS
+    assert len(got()) == EVENTS
     assert max(resumed) < 60
 
 

@@ -1,4 +1,4 @@
-"""R1, R2, R3, R8: a steady load, three times what the machine can do, an hour's worth of leaks looked for, a pool that runs dry. Needs wrk."""
+"""R1, R2, R3, R8: a steady load, three times what the machine can do, five minutes in which nothing may leak, a pool that runs dry. Needs wrk."""
 
 import json
 import shutil

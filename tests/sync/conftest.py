@@ -1,9 +1,6 @@
 """A vendor's receiver, an endpoint that tells it, and rounds of the worker."""
 
-import json
-import threading
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -11,45 +8,7 @@ from app.keys.provider import read_key_ring
 from app.store.database import Database, clock
 from app.worker import Deliveries
 from tests.conftest import newest_partners_only
-
-
-class Receiver(ThreadingHTTPServer):
-    """A vendor's receiver that can be down, slow, or lie."""
-
-    daemon_threads = True
-    request_queue_size = 128
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.got, self.behave, self.lock = [], lambda _: 200, threading.Lock()
-        self.address = f"http://127.0.0.1:{self.server_address[1]}/hooks"
-        self.host = f"127.0.0.1:{self.server_address[1]}"
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    def types(self):
-        return [json.loads(body)["type"] for _, body in self.got]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["content-length"]))
-        status = self.server.behave(json.loads(body))
-        if status is None:
-            self.close_connection = True
-            return
-        with self.server.lock:
-            if 200 <= status < 300:
-                self.server.got.append((dict(self.headers.items()), body))
-        self.send_response(status)
-        if 300 <= status < 400:
-            self.send_header("Location", "http://127.0.0.1:9/elsewhere")
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *_):
-        pass
+from tests.receiver import Receiver
 
 
 @pytest.fixture
