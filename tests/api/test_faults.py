@@ -329,3 +329,10 @@ def test_a_connection_that_dies_in_the_middle_of_a_request_is_a_503_and_in_its_c
         run_sql(fresh_database, "DROP TRIGGER dies ON goal")
         assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}, Idempotency_Key=key).status_code == 201
         assert len(partner.get(f"{episode.path}/goals")["items"]) == 1
+
+
+def test_a_process_that_is_stopping_says_so_to_the_balancer(own_service):
+    with httpx.Client(base_url=own_service.base_url) as http:
+        assert http.get("/health/ready").status_code == 200
+        own_service.house.stopping.set()
+        assert (http.get("/health/ready").status_code, http.get("/health/live").status_code) == (503, 200)

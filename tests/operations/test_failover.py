@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import asyncpg
+import httpx
 import pytest
 
 from app import embedded
@@ -111,6 +112,12 @@ def test_a_dead_primary_loses_no_acknowledged_write_and_the_service_finds_the_ne
     while [r["sync_state"] for r in primary.ask("SELECT sync_state FROM pg_stat_replication")] != ["sync"]:
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+    alone = dict.fromkeys(("database_url", "audit_database_url"), f"postgresql://ipt_service@127.0.0.1:{standby.port}/ipt")
+    on_standby = Service(settings.model_copy(update={**alone, "keys_file": tmp_path / "keys.json"}), Clock()).start()
+    ready = httpx.get(f"{on_standby.base_url}/health/ready")
+    on_standby.stop()
+    assert (ready.status_code, "standby" in ready.json()["detail"]) == (503, True)
 
     hosts = f"host=127.0.0.1:{primary.port},127.0.0.1:{standby.port}&target_session_attrs=primary"
     both = {name: f"postgresql://{role}@/ipt?{hosts}" for name, role in (("database_url", "ipt_service"), ("audit_database_url", "ipt_audit"))}

@@ -36,7 +36,7 @@ def pooled_url(service):
     users.write_text('"ipt_service" ""\n"ipt_audit" ""\n')
     ini.write_text(
         f"[databases]\n* = host={direct.query['host']}\n[pgbouncer]\nlisten_addr =\nunix_socket_dir = {folder}\nlisten_port = 6432\n"
-        f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = 2\nmax_client_conn = 200\nignore_startup_parameters = {STARTUP}\n"
+        f"auth_type = trust\nauth_file = {users}\npool_mode = transaction\ndefault_pool_size = 2\nserver_round_robin = 1\nmax_client_conn = 200\nignore_startup_parameters = {STARTUP}\n"
         f"logfile = {folder}/log\npidfile = {folder}/pid\n"
     )
     arguments = [PGBOUNCER, str(ini)]

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from app.store.database import Database
 from app.store.tables.sync import sync_mutation
+from tests.conftest import run_sql
 from tests.driver import PATIENT, PHQ9, Device, day, mutation, now
 
 
@@ -386,3 +387,26 @@ def test_history_names_the_mutation_that_made_a_version(ward):
     items = phone.partner.get(f"{episode.path}/goals/{one['id']}/history")["items"]
     assert [(i["mutation_id"], i["op"]) for i in items] == [(one["mutation_id"], "create")]
     assert day() <= items[0]["at"][:10]
+
+
+def test_what_the_database_itself_refuses_in_the_middle_takes_nothing_else_of_the_batch_with_it(own_service, fresh_database):
+    bad = str(uuid4())
+    run_sql(fresh_database, f"ALTER TABLE goal ADD CONSTRAINT ck_goal_odd CHECK (id <> '{bad}')")
+    with own_service.partner() as partner:
+        episode = partner.add_episode()
+        phone = Device(partner, episode.lead)
+        batch = [mutation("goal", "create", row_id=bad if n == 2 else None, episode_id=episode.id, text=f"goal {n}") for n in range(5)]
+        assert status_of(phone.push(*batch)) == ["applied", "applied", "rejected", "applied", "applied"]
+        assert sorted(g["text"] for g in partner.get(f"{episode.path}/goals")["items"]) == ["goal 0", "goal 1", "goal 3", "goal 4"]
+        assert len(phone.pull().of("goal")) == 4
+
+
+def test_a_mutation_sees_what_the_one_before_it_did_to_the_course(ward):
+    episode, phone, _ = ward
+    paused, resumed, twice = phone.push(
+        mutation("status_change", "command", episode_id=episode.id, command="pause", reason="holiday"),
+        mutation("status_change", "command", episode_id=episode.id, command="resume"),
+        mutation("status_change", "command", episode_id=episode.id, command="resume"),
+    )
+    assert (paused["status"], resumed["status"], twice["status"]) == ("applied", "applied", "rejected")
+    assert episode.partner.get(episode.path)["status"] == "active"
