@@ -4,6 +4,7 @@ import asyncio
 import os
 import subprocess
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -11,14 +12,13 @@ from uuid import UUID
 
 import sqlalchemy as sa
 import typer
-from alembic.script import ScriptDirectory
 from rich.console import Console
 from sqlalchemy.engine import make_url
 
 from app.actions import privacy_caps
-from app.actions.journal import ERASURES, RESTORES, Journal
-from app.actions.operators import list_partners, wrapped_under
-from app.actions.restoring import raise_epochs, replay_erasures
+from app.actions.journal import RESTORES, Journal
+from app.actions.operators import check_keys, list_partners, renew_signing_keys, wrapped_under
+from app.actions.restoring import Journals, check_journals, raise_epochs, read_journals, replay_erasures
 from app.actions.visit import Visit
 from app.binaries import program
 from app.config import Settings
@@ -26,16 +26,23 @@ from app.domain.errors import CommandRefused
 from app.domain.protection import RIGHTS
 from app.keys.cipher import KeyRing
 from app.keys.provider import read_keys
-from app.launch import ROOT, database_for, migrate, owner_of
+from app.launch import ROOT, as_it_logs_in, database_for, migrate, owner_of
 from app.main import key_provider
 from app.releasing import bring_back
-from app.store.database import Connection, Database, schema_revision
+from app.store.database import Connection, Database
 from app.store.distributing import distribute as place
-from app.store.installation import note_installation
+from app.store.installation import NOTED_SINCE, forget_installation, is_migrated, note_installation, others_connected, standing_of
 from app.upkeep import commit_visit, worker_visit
 
 console = Console(highlight=False, soft_wrap=True)
 BACKUP_ROLE = "ipt_backup"
+
+
+class Held(StrEnum):
+    """What becomes of people under a legal hold in a backup whom the journal has as erased."""
+
+    erase = "erase"
+    keep = "keep"
 
 
 class BackupRefused(CommandRefused):
@@ -52,7 +59,7 @@ def backup(file: Annotated[Path, typer.Argument(help="Where to write it; it must
         half.unlink(missing_ok=True)
         os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         try:
-            _run("pg_dump", ready, "--format=custom", f"--role={BACKUP_ROLE}", f"--file={half}")
+            _run("pg_dump", ready, "--format=custom", f"--role={BACKUP_ROLE}", "--exclude-table-data=installation", f"--file={half}")
             half.rename(file)
         finally:
             half.unlink(missing_ok=True)
@@ -67,9 +74,13 @@ def restore(
     finish: Annotated[
         bool, typer.Option("--finish", help="The database is there already (a base backup with its WAL, a copy): only reconcile")
     ] = False,
+    journals: Annotated[
+        list[Path] | None, typer.Option(help="A folder of journals; repeat it when several machines kept their own. Default: this one's")
+    ] = None,
     without_journals: Annotated[
         bool, typer.Option("--without-journals", help="The journals are lost: close every frozen quarter, and erase again by hand")
     ] = False,
+    held: Annotated[Held | None, typer.Option(help="What to do with people under a legal hold in the backup whom the journal has as erased")] = None,
 ) -> None:
     """Bring a backup back, and reconcile it before the service opens: a new epoch, erasures done again, what was released charged."""
     settings = Settings()
@@ -77,14 +88,16 @@ def restore(
         raise BackupRefused("Name a backup, or say --finish for a database that is there already.")
     if file is not None and not file.exists():
         raise BackupRefused(f"{file} is not there.")
-    if not without_journals and not settings.journal_path.parent.exists():
-        raise BackupRefused(f"The folder of the journals, {settings.journal_path.parent}, is not there. Bring it, or say --without-journals.")
     with database_for(settings, attach=True) as ready:
+        ring = read_keys(key_provider(ready))
+        folders = journals or [ready.journal_path.parent]
+        found = None if without_journals else read_journals(folders, ready.journal_path.name, ready.erasures_path.name, ring)
         if file is not None:
             asyncio.run(_made_ready(ready))
             _run("pg_restore", ready, "--exit-on-error", "--single-transaction", str(file))
-        migrate(ready)
-        asyncio.run(_reconciled(ready, without_journals=without_journals))
+        asyncio.run(_closed(ready))
+        migrate(ready, restored=True)
+        asyncio.run(_reconciled(ready, ring, found, held))
 
 
 def distribute() -> None:
@@ -92,9 +105,10 @@ def distribute() -> None:
     with database_for(Settings(), attach=True) as ready:
 
         async def done() -> int:
-            database = _as_it_logs_in(ready)
+            database = as_it_logs_in(ready)
             try:
                 async with database.transaction(None) as connection:
+                    await _check_alone(connection)
                     number = await place(connection)
                     await connection.commit()
                     return number
@@ -108,8 +122,11 @@ def distribute() -> None:
 def _run(tool: str, ready: Settings, *arguments: str) -> None:
     """Run one of PostgreSQL's programs on the database; whatever it complains of is the sentence that is shown."""
     url = make_url(ready.migration_database_url or ready.database_url or "").set(drivername="postgresql")
-    environment = {**os.environ, **({"PGPASSWORD": str(url.password)} if url.password else {})}
-    target = f"--dbname={url.set(password=None).render_as_string(hide_password=False)}"
+    password = url.password or url.query.get("password")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")} | (
+        {"PGPASSWORD": str(password)} if password else {}
+    )
+    target = f"--dbname={url.set(password=None).difference_update_query(['password']).render_as_string(hide_password=False)}"
     done = subprocess.run(  # noqa: S603 - PostgreSQL's own
         [program(tool, asyncio.run(_major(ready))), target, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -117,14 +134,8 @@ def _run(tool: str, ready: Settings, *arguments: str) -> None:
         raise BackupRefused(f"{tool} failed: {done.stderr.strip()[-600:]}")
 
 
-def _as_it_logs_in(ready: Settings) -> Database:
-    """Return the database as the migrator's login sees it, before there is an owner."""
-    url = make_url(ready.migration_database_url or ready.database_url or "")
-    return Database(url.render_as_string(hide_password=False), url.username or "", pool_size=1)
-
-
 async def _major(ready: Settings) -> int:
-    database = _as_it_logs_in(ready)
+    database = as_it_logs_in(ready)
     try:
         async with database.transaction(None) as connection:
             return int(await connection.value(sa.text("SHOW server_version_num"))) // 10_000
@@ -135,22 +146,25 @@ async def _major(ready: Settings) -> int:
 async def _described(ready: Settings) -> tuple[str | None, list[int]]:
     database = owner_of(ready)
     try:
-        return await schema_revision(database), sorted(await wrapped_under(database))
+        return (await standing_of(database)).revision, sorted(await wrapped_under(database))
     finally:
         await database.close()
 
 
 async def _made_ready(ready: Settings) -> None:
     """Refuse a database that holds something, and make the roles that the dump speaks of. Raises BackupRefused."""
+    from alembic.script import ScriptDirectory  # noqa: PLC0415 - a fifth of the start of every command
+
     revision = ScriptDirectory(str(ROOT / "migrations")).get_revision("0001")
     assert revision is not None
     roles = revision.module
-    database = _as_it_logs_in(ready)
+    database = as_it_logs_in(ready)
     try:
         async with database.transaction(None) as connection:
             tables = await connection.value(sa.text("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'"))
             if tables:
                 raise BackupRefused("The database holds tables already: restore into an empty one.")
+            await _check_alone(connection)
             for name, login in roles.ROLES.items():
                 await connection.script(roles.create_role(name, f"{login} NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"))
             for name in roles.BYPASSING:
@@ -163,34 +177,76 @@ async def _made_ready(ready: Settings) -> None:
         await database.close()
 
 
-async def _reconciled(ready: Settings, *, without_journals: bool) -> None:
-    """Bring back what the database has forgotten, say what was done, and let it be opened."""
-    ring, now = read_keys(key_provider(ready)), datetime.now(UTC)
+async def _closed(ready: Settings) -> None:
+    """Let nobody open the database until it is reconciled. Raises BackupRefused while others are connected."""
+    database = as_it_logs_in(ready)
+    try:
+        async with database.transaction(None) as connection:
+            await _check_alone(connection)
+            is_ours = await is_migrated(connection)
+    finally:
+        await database.close()
+    if not is_ours:
+        return
+    owner = owner_of(ready)
+    try:
+        if ((await standing_of(owner)).revision or "") >= NOTED_SINCE:
+            async with owner.transaction(None) as connection:
+                await forget_installation(connection)
+                await connection.commit()
+    finally:
+        await owner.close()
+
+
+async def _check_alone(connection: Connection) -> None:
+    number = await others_connected(connection)
+    if number:
+        raise BackupRefused(f"{number} other sessions are in this database: stop every API process and worker, and whatever else is connected.")
+
+
+async def _reconciled(ready: Settings, ring: KeyRing, journals: Journals | None, held: Held | None) -> None:
+    """Bring back what the database has forgotten, say what was done, and let it be opened. Without `journals`, close what they would have told."""
+    now = datetime.now(UTC)
     owner = owner_of(ready)
     try:
         lacking = sorted(set(await wrapped_under(owner)) - ring.versions)
         if lacking:
             raise BackupRefused(f"Versions {', '.join(map(str, lacking))} of the key-encryption key are missing: without them it cannot be read.")
+        await check_keys(owner, ring)
         partners = [row["partner_id"] for row in await list_partners(owner)]
-        epoch = await raise_epochs(owner.transaction, partners, Journal(ready.restores_path, ring, RESTORES), now)
+        if journals is not None:
+            await check_journals(owner.transaction, partners, journals)
+        restores = Journal(ready.restores_path, ring, RESTORES)
+        epoch = await raise_epochs(owner.transaction, partners, restores, now, without_journals=journals is None)
         console.print(f"Epoch {epoch} for {len(partners)} partners: devices and followers start again.")
-        visit_of = partial(_visit, ring, now)
-        erased = await replay_erasures(owner.transaction, visit_of, commit_visit, Journal(ready.erasures_path, ring, ERASURES), partners)
-        console.print(f"{erased.again} people erased again.")
-        if erased.held:
-            console.print(f"{erased.held} are under a legal hold in this backup, and were erased since: decide on each of them.")
-        if without_journals:
+        if journals is None:
             closed = await privacy_caps.close_quarters(owner, now)
             console.print(f"{closed} quarters closed for further tables. Erase again whom the partners name: their certificates tell.")
         else:
-            back = await bring_back(owner, Journal(ready.journal_path, ring), now)
+            await _erased_again(owner, ring, now, journals, partners, held)
+            back = await bring_back(owner, journals.releases, now)
             console.print(f"{back} released tables brought back and charged.")
+        await renew_signing_keys(owner, ring, now)
         async with owner.transaction(None) as connection:
-            await note_installation(connection, now, again=True)
+            await note_installation(connection, now)
             await connection.commit()
-        console.print("The database may be opened. Look at clients that were disabled, and devices that were revoked, since the backup.")
+        console.print("The database may be opened. What else was decided since the backup is undone: see docs/operations.md, Restore, 5.")
     finally:
         await owner.close()
+
+
+async def _erased_again(owner: Database, ring: KeyRing, now: datetime, journals: Journals, partners: list[UUID], held: Held | None) -> None:
+    """Erase again whom the journals name. Raises BackupRefused while nobody has decided on those who are under a legal hold."""
+    visit_of = partial(_visit, ring, now)
+    erased = await replay_erasures(owner.transaction, visit_of, commit_visit, journals.erasures, partners, also_held=held is Held.erase)
+    console.print(f"{erased.again} people erased again.")
+    if erased.held and held is None:
+        raise BackupRefused(
+            f"In the journal as erased, and under a legal hold in this backup: {', '.join(map(str, erased.held))}. Either the hold was lifted and they "
+            "were erased after the backup, or the erasure was asked for and never came to pass. Decide, and say --finish with --held erase or --held keep."
+        )
+    for patient_id in erased.held:
+        console.print(f"Kept under their legal hold, though the journal has them as erased: {patient_id}.")
 
 
 def _visit(ring: KeyRing, now: datetime, connection: Connection, partner_id: UUID) -> Visit:

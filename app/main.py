@@ -4,18 +4,20 @@ import asyncio
 import gc
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+import warnings
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from pathlib import Path
 
 import orjson
 import structlog
-from alembic.script import ScriptDirectory
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from pydantic.warnings import UnsupportedFieldAttributeWarning
 
 from app import tracing
+from app.actions.journal import ERASURES, Journal
 from app.api import (
     alerts,
     assessments,
@@ -61,6 +63,7 @@ from app.api.rates import Rates
 from app.api.request import House
 from app.api.traffic import Traffic
 from app.config import Settings
+from app.keys.cipher import KeyRing
 from app.keys.provider import KeyCommand, KeyFile, KeyProvider, KeysGiven, read_keys
 from app.store.audit import AuditTrail
 from app.store.database import Database, Unsafe, check_durability, check_login
@@ -73,12 +76,12 @@ ROUTERS = (  # looked through from the first to the last: what is called most st
 )
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
 EVERYWHERE = (assessments.crisis, sessions.everywhere)
-MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
 def create_app(settings: Settings, now: Callable[[], datetime] = utc_now) -> FastAPI:
     """Build the service for these settings. The clock is given, so that tests can move it."""
     configure_logs(settings.log_level)
+    warnings.filterwarnings("ignore", category=UnsupportedFieldAttributeWarning)  # as FastAPI does where it builds a model itself
     app = FastAPI(
         title="IPT backend",
         version=RELEASE,
@@ -113,21 +116,23 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
     keys = read_keys(key_provider(settings))
     trail = AuditTrail(audit_login, keys)
     door_login = Database(settings.database_url, "ipt_service", pool_size=1, pooler=settings.pooler)  # revocations are read though requests wait
+    erasures = begun(settings.erasures_path, keys, ERASURES)
     the_door = Door(database, door_login, keys, settings.issuer, now)
     app.state.house = House(
         database=database,
         trail=trail,
         keys=keys,
         door=the_door,
+        erasures=erasures,
         rates=Rates("default", settings.requests_per_second, 1, settings.processes),
         sync_rates=Rates("sync", settings.sync_requests_per_second, 1, settings.processes),
         token_rates=Rates("token", settings.tokens_per_minute, 60, settings.processes),
         knock_rates=Rates("refused", settings.refusals_per_minute, 60, settings.processes),
-        head=newest_migration(),
         allowed_hosts=settings.allowed_hosts,
         stopping=asyncio.Event(),
         now=now,
     )
+    app.state.readiness = operations.Readiness(app.state.house)
     try:
         if settings.traces is not None:
             tracing.start(settings.traces)
@@ -151,16 +156,24 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         await door_login.close()
 
 
+def begun(path: Path, keys: KeyRing, kind: tuple[str, Sequence[str]]) -> Journal:
+    """Return a journal that can be written. Raises Unsafe."""
+    journal = Journal(path, keys, kind)
+    try:
+        journal.begin()
+    except OSError as error:
+        message = (
+            f"The journal {path} cannot be written ({error.strerror}): name a folder that is kept, apart from the database, in IPT_RELEASE_JOURNAL."
+        )
+        raise Unsafe(message) from None
+    return journal
+
+
 def key_provider(settings: Settings) -> KeyProvider:
     """Return where the key-encryption keys come from: the environment, a command, else the file."""
     if settings.keys is not None:
         return KeysGiven(settings.keys.get_secret_value())
     return KeyCommand(settings.keys_command) if settings.keys_command else KeyFile(settings.keys_path)
-
-
-def newest_migration() -> str:
-    """Return the migration that this release needs."""
-    return ScriptDirectory(str(MIGRATIONS)).get_current_head() or ""
 
 
 def configure_logs(level: str) -> None:

@@ -5,7 +5,7 @@ Every job is safe to kill and to run beside itself. A quarter is frozen in one t
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -175,19 +175,20 @@ async def reconcile(database: Database, journal: Journal, now: datetime) -> int:
 
     One population that fails holds up no other: it is tried again when the worker starts again.
     """
-    return sum([await each("reconcile", population, _reconcile(database, population, own, now)) for population, own in _by_population(journal)])
+    found = _by_population(journal.lines())
+    return sum([await each("reconcile", population, _reconcile(database, population, own, now)) for population, own in found])
 
 
-async def bring_back(database: Database, journal: Journal, now: datetime) -> int:
+async def bring_back(database: Database, lines: Sequence[dict[str, Any]], now: datetime) -> int:
     """Do the same after a restore, before the database is opened: there a failure must stop what comes next."""
-    return sum([await _reconcile(database, population, own, now) for population, own in _by_population(journal)])
+    return sum([await _reconcile(database, population, own, now) for population, own in _by_population(lines)])
 
 
-def _by_population(journal: Journal) -> list[tuple[UUID, list[dict[str, Any]]]]:
-    lines: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
-    for line in journal.lines():
-        lines[UUID(line["population"])].append(line)
-    return list(lines.items())
+def _by_population(lines: Sequence[dict[str, Any]]) -> list[tuple[UUID, list[dict[str, Any]]]]:
+    found: dict[UUID, list[dict[str, Any]]] = defaultdict(list)
+    for line in lines:
+        found[UUID(line["population"])].append(line)
+    return list(found.items())
 
 
 async def _reconcile(database: Database, population: UUID, lines: list[dict[str, Any]], now: datetime) -> int:

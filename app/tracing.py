@@ -10,6 +10,7 @@ from typing import Any
 
 SERVICE = "ipt-backend"
 _state: dict[str, Any] = {}
+_SILENT = {"record_exception": False, "set_status_on_exception": False}  # PostgreSQL's messages name the values of rows
 _NOTHING: AbstractContextManager[Any] = nullcontext()
 
 
@@ -50,26 +51,30 @@ def _request(headers: Mapping[bytes, bytes], method: str) -> Iterator[Any]:
 
     carried = {"traceparent": headers.get(b"traceparent", b"").decode("latin-1")}
     context = TraceContextTextMapPropagator().extract(carried)
-    with _state["tracer"].start_as_current_span(method, context=context, kind=SpanKind.SERVER, record_exception=False) as span:
+    with _state["tracer"].start_as_current_span(method, context=context, kind=SpanKind.SERVER, **_SILENT) as span:
         yield span
 
 
 @contextmanager
 def _statement(text: str) -> Iterator[Any]:
-    from opentelemetry.trace import SpanKind  # noqa: PLC0415
+    from opentelemetry.trace import SpanKind, StatusCode  # noqa: PLC0415
 
     word = text.split(None, 1)[0].rstrip(";").upper()
     attributes = {"db.system.name": "postgresql", "db.operation.name": word}
-    with _state["tracer"].start_as_current_span(word, kind=SpanKind.CLIENT, attributes=attributes, record_exception=False) as span:
-        yield span
+    with _state["tracer"].start_as_current_span(word, kind=SpanKind.CLIENT, attributes=attributes, **_SILENT) as span:
+        try:
+            yield span
+        except BaseException:
+            span.set_status(StatusCode.ERROR)
+            raise
 
 
-def answered(span: Any, method: str, route: str, status: int, request_id: str) -> None:
+def answered(span: Any, method: str, route: str, status: int) -> None:
     """Note how a request ended."""
     if span is None:
         return
     span.update_name(f"{method} {route}")
-    span.set_attributes({"http.request.method": method, "http.route": route, "http.response.status_code": status, "ipt.request_id": request_id})
+    span.set_attributes({"http.request.method": method, "http.route": route, "http.response.status_code": status})
     if status >= 500:  # noqa: PLR2004
         from opentelemetry.trace import StatusCode  # noqa: PLC0415
 

@@ -12,7 +12,7 @@ import structlog
 
 from app.actions.door import newest_signing, signing_pairs
 from app.actions.journal import Journal
-from app.actions.protection import RetentionUnset, finish_erasure, retention_due, retire
+from app.actions.protection import RetentionUnset, erasure_line, finish_erasure, retention_due, retire
 from app.actions.trail import seal_trail
 from app.actions.visit import Visit
 from app.domain.protection import CARE, RIGHTS
@@ -112,7 +112,7 @@ async def each(kind: str, partner_id: UUID, job: Awaitable[int]) -> int:
 async def erase_rows(database: Database, ring: KeyRing, now: datetime, journal: Journal) -> int:
     """Delete the rows of patients whose keys were destroyed, and complete their certificates; return how many patients.
 
-    Each is in the journal of erasures before its rows go: a backup of before is told of it when it is restored.
+    Whoever ordered it has written it into the journal of erasures; here is looked whether this machine's has it, too.
     """
     done = 0
     for partner_id in await known_partners(database):
@@ -124,9 +124,8 @@ async def erase_rows(database: Database, ring: KeyRing, now: datetime, journal: 
 
 
 async def _erase_one(database: Database, ring: KeyRing, journal: Journal, now: datetime, partner_id: UUID, row: Row) -> int:
-    names = {"partner_id": str(partner_id), "patient_id": str(row["patient_id"])}
-    if journal.find(*names.values()) is None:
-        journal.write(names | {"requested_by": row["requested_by"], "at": row["key_destroyed_at"].isoformat()})
+    if journal.find(str(partner_id), str(row["patient_id"])) is None:
+        journal.write(erasure_line(partner_id, row))
     async with database.transaction(partner_id) as connection:
         visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
         if not await finish_erasure(visit, row["id"]):
@@ -173,7 +172,7 @@ async def _rewrap_one(database: Database, ring: KeyRing, partner_id: UUID) -> in
     return number
 
 
-async def retire_records(database: Database, ring: KeyRing, now: datetime) -> int:
+async def retire_records(database: Database, ring: KeyRing, now: datetime, journal: Journal) -> int:
     """Erase what is due, for partners who have asked for that; return how many patients. A legal hold keeps its record."""
     number = 0
     for partner_id in await known_partners(database):
@@ -183,14 +182,14 @@ async def retire_records(database: Database, ring: KeyRing, now: datetime) -> in
             except RetentionUnset:
                 continue
         for row in due:
-            number += await each("retire_records", partner_id, _retire_one(database, ring, now, partner_id, row["patient_id"]))
+            number += await each("retire_records", partner_id, _retire_one(database, ring, journal, now, partner_id, row["patient_id"]))
     return number
 
 
-async def _retire_one(database: Database, ring: KeyRing, now: datetime, partner_id: UUID, patient_id: UUID) -> int:
+async def _retire_one(database: Database, ring: KeyRing, journal: Journal, now: datetime, partner_id: UUID, patient_id: UUID) -> int:
     async with database.transaction(partner_id) as connection:
         visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
-        if not await retire(visit, patient_id):
+        if not await retire(visit, patient_id, journal):
             return 0
         await commit_visit(visit, "worker retire_records")
     return 1

@@ -18,13 +18,13 @@ import structlog
 
 from app.actions.alerts import escalate_alert
 from app.actions.deliveries import Attempt, Message, note_attempts, take_due, turn_into_deliveries
-from app.actions.journal import ERASURES, Journal
+from app.actions.journal import ERASURES, RELEASES, Journal
 from app.api.bearer import utc_now
 from app.config import Settings
 from app.domain.protection import SAFETY
 from app.keys.cipher import KeyRing
 from app.keys.provider import read_keys
-from app.main import configure_logs, key_provider
+from app.main import begun, configure_logs, key_provider
 from app.outbound.guarded import AddressRefused, NoAnswer, Outbound
 from app.releasing import clear_old_extracts, freeze_quarters, make_extracts, make_releases, reconcile
 from app.store.database import Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, clock
@@ -66,8 +66,8 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ring = read_keys(key_provider(settings))
     deliveries = Deliveries(database, ring, settings.allowed_hosts)
-    journal = Journal(settings.journal_path, ring)
-    erasures = Journal(settings.erasures_path, ring, ERASURES)
+    journal = begun(settings.journal_path, ring, RELEASES)
+    erasures = begun(settings.erasures_path, ring, ERASURES)
     await check_installation(database)
     try:
         await asyncio.gather(
@@ -77,7 +77,7 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
             _every(ERASE_EVERY_SECONDS, stop, "rows_erased", lambda: erase_rows(database, ring, clock(utc_now), erasures)),
             _every(SEAL_EVERY_SECONDS, stop, "audit_sealed", lambda: seal_trails(database, ring, clock(utc_now))),
             _every(REWRAP_EVERY_SECONDS, stop, "keys_rewrapped", lambda: rewrap_keys(database, ring), soon=SOON_SECONDS),
-            _every(RETIRE_EVERY_SECONDS, stop, "records_retired", lambda: retire_records(database, ring, clock(utc_now))),
+            _every(RETIRE_EVERY_SECONDS, stop, "records_retired", lambda: retire_records(database, ring, clock(utc_now), erasures)),
             _every(FREEZE_EVERY_SECONDS, stop, "quarters_frozen", lambda: freeze_quarters(database, ring, clock(utc_now))),
             _release(database, journal, stop),
             _every(EXTRACT_EVERY_SECONDS, stop, "extracts_made", lambda: make_extracts(database, ring, clock(utc_now))),

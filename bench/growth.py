@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from bench.freezing import freezing
 from bench.http import ROUNDS, SECONDS, phase_of, recording, token_of
 from bench.load import Measured, drive
 from bench.stage import COURSES_FOR_10_000_SESSIONS, Stage, service, stage, token
@@ -16,10 +17,11 @@ FEW = 4  # connections: what is asked is the time of one answer, not what the ma
 
 
 def growth(sessions: int, home: Path | None) -> Iterator[Row]:
-    """Compare p50 of each hot path with so many sessions against 10,000."""
+    """Freeze a quarter of a database with so many sessions; then compare the p50 of each hot path in it with that in one of 10,000."""
     with ExitStack() as stack:
         small = stack.enter_context(stage(COURSES_FOR_10_000_SESSIONS))
         large = stack.enter_context(stage(round(sessions / SESSIONS_A_COURSE), home=home))
+        yield from freezing(large)
         held = [int(stack_rows[0][0]) for stack_rows in (_count(small), _count(large))]
         addresses = [stack.enter_context(service(each)) for each in (small, large)]
         for work, asked in (("read a course's phase", _reads), ("record a session and its PHQ-9", _writes), ("sync pull, 200 rows", _pulls)):

@@ -133,6 +133,10 @@ def settings_of(superuser_url, home, **more):
     )
 
 
+NOTED = """INSERT INTO installation (here, system_identifier, database_oid, opened_at)
+    SELECT true, system_identifier::text, oid, now() FROM pg_control_system(), pg_database WHERE datname = current_database()"""
+
+
 class Databases:
     """Makes databases from the migrated template, and removes them."""
 
@@ -144,7 +148,10 @@ class Databases:
         admin = make_url(self.url).set(database="postgres").render_as_string(hide_password=False)
         asyncio.run(_on(admin, f"CREATE DATABASE {name} TEMPLATE {template}", f"REVOKE TEMPORARY ON DATABASE {name} FROM PUBLIC"))
         self.made.append(name)
-        return make_url(self.url).set(database=name).render_as_string(hide_password=False)
+        url = make_url(self.url).set(database=name).render_as_string(hide_password=False)
+        if template == TEMPLATE:
+            asyncio.run(_on(url, NOTED))
+        return url
 
     def drop(self, name):
         admin = make_url(self.url).set(database="postgres").render_as_string(hide_password=False)

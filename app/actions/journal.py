@@ -1,4 +1,7 @@
-"""Journals: files outside of the database of what must outlive a backup. Lines are only ever added, each with a code of the service's own."""
+"""Journals: files outside of the database of what must outlive a backup. Lines are only ever added, each with a code of the service's own.
+
+The first line says that it is a journal of this installation: one that is missing, or another's, is not mistaken for an empty one.
+"""
 
 import hmac
 import json
@@ -7,11 +10,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from app.domain.errors import CommandRefused
 from app.keys.cipher import KeyRing
 
 RELEASES = ("release journal", ("population", "release_key"))
 ERASURES = ("erasure journal", ("partner_id", "patient_id"))
 RESTORES = ("restore journal", ("epoch",))
+BEGUN = "journal"
+
+
+class JournalAway(Exception):
+    """The journal cannot be written: what hangs on it is not done."""
+
+
+class JournalFaulty(CommandRefused):
+    """A journal is not there, or is another's."""
 
 
 class Journal:
@@ -19,9 +32,25 @@ class Journal:
 
     def __init__(self, path: Path, ring: KeyRing, kind: tuple[str, Sequence[str]] = RELEASES) -> None:
         self.path = path
-        self._key, self._names = ring.derived(kind[0]), kind[1]
+        self._kind, self._names = kind
+        self._key = ring.derived(self._kind)
         self._read = 0
+        self._is_begun = self._holds_others = False
         self._newest: dict[tuple[Any, ...], dict[str, Any]] = {}
+
+    def begin(self) -> None:
+        """Write the first line, if there is none. Raises OSError."""
+        self._read_on()
+        if not self._is_begun:
+            self.write({BEGUN: self._kind})
+
+    def check(self) -> None:
+        """Raise JournalFaulty unless this is a journal that was begun by this installation, and whole lines of another's are not in it."""
+        self._read_on()
+        if not self.path.exists():
+            raise JournalFaulty(f"{self.path} is not there.")
+        if not self._is_begun or self._holds_others:
+            raise JournalFaulty(f"{self.path} is another installation's, or the key file is: its lines do not carry this installation's code.")
 
     def write(self, line: dict[str, Any]) -> None:
         """Add a line and return when it is on the disk. Raises OSError when it cannot be written whole: then nothing may hang on it."""
@@ -54,7 +83,11 @@ class Journal:
         self._read += len(whole)
         for entry in whole.splitlines():
             line = self._opened(entry)
-            if line is not None:
+            if line is None:
+                continue
+            if BEGUN in line:
+                self._is_begun = True
+            else:
                 self._newest[tuple(line[name] for name in self._names)] = line
 
     def _opened(self, entry: bytes) -> dict[str, Any] | None:
@@ -62,6 +95,7 @@ class Journal:
             plain, code = json.loads(entry)
             if hmac.compare_digest(code, self._code(plain)):
                 return dict(json.loads(plain))
+            self._holds_others = True
         except (ValueError, TypeError, AttributeError):
             pass
         return None

@@ -10,7 +10,7 @@ from uuid_utils.compat import uuid7
 from app.actions.mutation import Handler, Mutation, Result, ScopeOfMutationMissing, plain, told, wire
 from app.actions.records import Fields, amend, create, get_in_chart, reveal
 from app.actions.synced import SCOPE_OF, may_see
-from app.actions.visit import Chart, Precondition, Visit, chart_of, open_chart
+from app.actions.visit import Chart, Precondition, Visit, chart_of, may_read, open_chart
 from app.domain.errors import NotFound, Refusal
 from app.domain.protection import SAFETY
 from app.domain.sync import SERVER_MADE, ConflictResolved, DeletedStays
@@ -41,12 +41,12 @@ async def keepable(visit: Visit, mutation: Mutation, refusal: Refusal) -> Contes
     if episode_id is None:
         return None
     try:
-        chart = await open_chart(visit, episode_id, lock=True)
+        chart = await open_chart(replace(visit, use=SAFETY), episode_id, lock=True)  # what was done offline is stored, whatever stands over the chart
     except NotFound:
         left = await _chart_that_was_left(visit, episode_id)
         return None if left is None else Contested(left, "rule", None, problem=told(refusal))
-    there = found is not None and found.get("deleted_at") is None
-    return Contested(chart, "rule", reveal(chart.key, table, found) if found and there else None, problem=told(refusal))
+    shown = found is not None and found.get("deleted_at") is None and may_read(visit, chart.episode)
+    return Contested(chart, "rule", reveal(chart.key, table, found) if found and shown else None, problem=told(refusal))
 
 
 async def _chart_that_was_left(visit: Visit, episode_id: UUID) -> Chart | None:
@@ -55,7 +55,7 @@ async def _chart_that_was_left(visit: Visit, episode_id: UUID) -> Chart | None:
     if person is None or not await was_told_to_forget(visit.connection, person, episode_id):
         return None
     row = await find_chart(visit.connection, episode_id, None, lock=True)
-    return None if row is None else chart_of(replace(visit, use=SAFETY), row)  # what was done offline is stored, whatever stands over the chart
+    return None if row is None else chart_of(replace(visit, use=SAFETY), row)
 
 
 async def keep_edit(visit: Visit, mutation: Mutation, trouble: Contested) -> Result:

@@ -28,6 +28,7 @@ from app.store.door import (
     revoke,
     signing_keys,
 )
+from app.store.trail import every_signing_key
 from app.store.wrapping import signing_keys_by_version, signing_place, wrapped_by_version
 
 SHORTEST_OVERLAP = timedelta(seconds=10)  # every process polls the keys within five seconds
@@ -113,6 +114,21 @@ async def rotate_signing_key(database: Database, ring: KeyRing, overlap: timedel
         await retire_signing_keys(connection, key.kid, signs_from + KEPT_AFTER)
         await connection.commit()
     return key.kid
+
+
+async def renew_signing_keys(database: Database, ring: KeyRing, now: datetime) -> str:
+    """Sign with a new key from now on, and publish no older one: after a restore, which brings back what was retired since. Tokens of before are dead."""
+    async with database.transaction(None) as connection:
+        await retire_signing_keys(connection, "", now)
+        await connection.commit()
+    return await rotate_signing_key(database, ring, timedelta(0), now)
+
+
+async def check_keys(database: Database, ring: KeyRing) -> None:
+    """Open every signing key: it tells the right key file from another one. Raises KeyMissing."""
+    async with database.transaction(None) as connection:
+        for row in await every_signing_key(connection):
+            ring.open(row["private_sealed"], signing_place(row["kid"]))
 
 
 async def ensure_signing_key(database: Database, ring: KeyRing, now: datetime) -> None:

@@ -1,10 +1,12 @@
 """What protects a patient: restriction and legal hold, erasure, emergency access with its review, retention."""
 
+import asyncio
 from collections.abc import Sequence
 from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
 
+from app.actions.journal import Journal, JournalAway
 from app.actions.people import TOKENS_DEAD_AFTER, check_backend
 from app.actions.records import Fields, Made, amend, create, remove, reveal
 from app.actions.visit import Visit, open_patient, public
@@ -92,10 +94,11 @@ async def tell_phones(visit: Visit, patient_id: UUID, op: str) -> None:
     visit.journal.audiences += [Audience(op, t["clinician_id"], patient_id, t["episode_id"]) for t in ties]
 
 
-async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str) -> Made:
+async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str, journal: Journal | None) -> Made:
     """Erase a person (GDPR Art. 17): every registration of theirs. The key is destroyed here and now, the rows by the worker within seconds.
 
-    From the COMMIT on nothing of the person can be read, by nobody. Raises BackendOnly, NotFound, UnderLegalHold.
+    From the COMMIT on nothing of the person can be read, by nobody, and no backup brings them back: the `journal` of erasures has them before.
+    Raises BackendOnly, NotFound, UnderLegalHold, JournalAway.
     """
     check_backend(visit)
     done = await find_row(visit.connection, erasure, patient_id=patient_id)
@@ -116,7 +119,23 @@ async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str) -> Ma
         particulars = {"patient_id": one["id"], "requested_by": requested_by, "ordered_by": visit.actor, "key_destroyed_at": visit.now, "counts": {}}
         made[one["id"]] = await create(visit, erasure, Fields(particulars))
         del visit.patient_keys[one["id"]]
+    if journal is not None:
+        await asyncio.to_thread(_note_erasures, journal, [m.row for m in made.values()], visit.caller.partner_id)
     return made[patient_id]
+
+
+def _note_erasures(journal: Journal, rows: Sequence[Row], partner_id: UUID) -> None:
+    try:
+        for row in rows:
+            journal.write(erasure_line(partner_id, row))
+    except OSError as error:
+        raise JournalAway from error
+
+
+def erasure_line(partner_id: UUID, row: Row) -> dict[str, Any]:
+    """Return what the journal of erasures keeps of one."""
+    names = {"partner_id": str(partner_id), "patient_id": str(row["patient_id"])}
+    return names | {"requested_by": row["requested_by"], "at": row["key_destroyed_at"].isoformat()}
 
 
 async def finish_erasure(visit: Visit, erasure_id: UUID) -> bool:
@@ -212,7 +231,7 @@ async def retention_due(visit: Visit, after: UUID | None, limit: int, *, to_eras
     return due
 
 
-async def retire(visit: Visit, patient_id: UUID) -> bool:
+async def retire(visit: Visit, patient_id: UUID, journal: Journal) -> bool:
     """Erase a person whose record is due, once more held against the rule under the lock; False when it is not due any more.
 
     Raises UnderLegalHold, and what an erasure raises.
@@ -223,7 +242,7 @@ async def retire(visit: Visit, patient_id: UUID) -> bool:
     rows = await ended_before(visit.connection, _newest_end(policy, today), None, 1, only=patient_id, held=False)
     if not rows or _due(policy, rows[0], today) is None:
         return False
-    await order_erasure(visit, patient_id, "retention")
+    await order_erasure(visit, patient_id, "retention", journal)
     return True
 
 

@@ -6,7 +6,7 @@ a refused one undoes itself and holds up no other. What cannot be merged is kept
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import groupby
 from typing import Any
 from uuid import UUID
@@ -243,11 +243,10 @@ async def _merged(visit: Visit, mutation: Mutation, handler: Handler, chart: Cha
         return {k: v for k, v in mutation.values.items() if k not in there or there[k] != plain(v)}, False
     if mutation.op == "delete" or not handler.merges:
         raise Contested(chart, "changed", present)
-    writes = await versions_since(visit.connection, handler.table.name, mutation.id, mutation.base_version or 0)
+    writes, own = await _writes_since(visit, handler.table.name, mutation.id, mutation.base_version or 0)
     if not writes or writes[0]["version"] != mutation.base_version:
         raise Contested(chart, "base_unknown", present, sorted(mutation.values))
     states = [plain(opened_state(visit, chart.key, w)) for w in writes]
-    own = await mutations_of(visit.connection, visit.caller.device_id, [w["mutation_id"] for w in writes if w["mutation_id"]])
     mine, theirs = changed_since(states, [w["mutation_id"] in own for w in writes])
     sent = plain(mutation.values)
     edited = {k: v for k, v in sent.items() if v != states[0].get(k) or k in mine or (mutation.seen or {}).get(k, v) != v}
@@ -255,6 +254,17 @@ async def _merged(visit: Visit, mutation: Mutation, handler: Handler, chart: Cha
     if disputed:
         raise Contested(chart, "same_field", present, disputed)
     return {k: v for k, v in mutation.values.items() if k in edited and sent[k] != there.get(k)}, True
+
+
+async def _writes_since(visit: Visit, entity: str, row_id: UUID, version: int) -> tuple[list[Row], set[UUID]]:
+    """Return the writes that made a row's versions from one on, oldest first, and which mutations among theirs are this device's.
+
+    What this batch itself has written is not in the feed yet, nor in the ledger: the journal has it.
+    """
+    writes = await versions_since(visit.connection, entity, row_id, version)
+    own = await mutations_of(visit.connection, visit.caller.device_id, [w["mutation_id"] for w in writes if w["mutation_id"]])
+    now = [c for c in visit.journal.changes if (c.entity, c.entity_id, c.audience) == (entity, row_id, None) and c.version >= version]
+    return [*writes, *(asdict(c) for c in now)], {*own, *(c.mutation_id for c in now if c.mutation_id)}
 
 
 async def _present(visit: Visit, table: sa.Table, chart: Chart, row_id: UUID) -> Row | None:
@@ -276,13 +286,16 @@ async def _applied(visit: Visit, mutation: Mutation, handler: Handler, parent_id
 
 
 async def row_there(visit: Visit, entity: str, row_id: UUID) -> dict[str, Any] | None:
-    """Return a row as the caller's devices get it; None when it is not there, or not theirs to see."""
+    """Return a row as the caller's devices get it; None when it is not there, or not theirs to see. Whose it is stands in the audit trail."""
     row = await _row_of_chart(visit, entity, row_id)
-    return row if row is not None and may_see(visit.caller, entity, row) else None
+    if row is None or not may_see(visit.caller, entity, row):
+        return None
+    visit.trace.of(visit.trace.patient_id, f"{entity}/{row_id}")  # of the chart that was opened just now
+    return row
 
 
 async def _row_of_chart(visit: Visit, entity: str, row_id: UUID) -> dict[str, Any] | None:
-    """Return a row of a chart that is the caller's to see, whether or not their scopes reach to it; None when there is none."""
+    """Return a row of a chart that is the caller's to see, whether or not their scopes reach to it; None when there is none, or it is restricted."""
     table = metadata.tables.get(entity)
     if table is None or entity not in SCOPE_OF:
         return None
@@ -294,7 +307,7 @@ async def _row_of_chart(visit: Visit, entity: str, row_id: UUID) -> dict[str, An
             _, key = await open_patient(visit, row_id if entity == "patient" else found["patient_id"])
         else:
             key = (await open_chart(visit, row_id if entity == "episode" else found["episode_id"])).key
-    except NotFound:
+    except (NotFound, Forbidden):
         return None
     return wire(entity, reveal(key, table, found))
 

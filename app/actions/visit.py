@@ -5,7 +5,7 @@ from datetime import date, datetime
 from typing import Any
 from uuid import UUID
 
-from app.domain.errors import Conflict, NotFound
+from app.domain.errors import Conflict, Forbidden, NotFound
 from app.domain.people import today_of
 from app.domain.protection import CARE, CLIENT, CLINICIAN, PATIENT, SHARING, SharingRefused, check_use
 from app.domain.protocols import Protocol, common_tasks, protocol, protocol_from
@@ -68,8 +68,10 @@ class Trace:
     """What a request about several patients touched, patient by patient: each gets an audit row of its own."""
 
     def of(self, patient_id: UUID | None, resource: str) -> None:
-        """Note what was touched of one of several patients."""
-        self.by_patient.setdefault(patient_id, []).append(resource)
+        """Note what was touched of one of several patients, once."""
+        noted = self.by_patient.setdefault(patient_id, [])
+        if resource not in noted[-2:]:
+            noted.append(resource)
 
     def parts(self) -> "list[Trace]":
         """Return one trace for each patient; the whole when there are not several."""
@@ -175,6 +177,15 @@ def _check_use(visit: Visit, row: Row, *, writes: bool) -> None:
     check_use(visit.use, by, writes=writes, restricted=restricted, emergency=emergency is not None, treatment=row["treatment_given"])
     if emergency is not None:
         visit.trace.emergencies[row.get("patient_id") or row["id"]] = emergency
+
+
+def may_read(visit: Visit, row: Row) -> bool:
+    """Tell whether a chart, or a patient, may be shown for the visit's use."""
+    try:
+        _check_use(visit, row, writes=False)
+    except Forbidden:
+        return False
+    return True
 
 
 def protocol_of(row: Row) -> Protocol:

@@ -16,8 +16,9 @@ from app.api.problems import DeviceRevoked, ProofRefused, Unauthenticated, Unava
 from app.keys.cipher import KeyRing
 from app.keys.jws import TokenRefused
 from app.keys.tokens import PROOF_SECONDS, Caller, SigningKey, read_access_token, read_proof
-from app.store.database import Database, DatabaseAway
+from app.store.database import Database, DatabaseAway, Unsafe
 from app.store.door import commit_soon, revoked, signing_keys, use_proof
+from app.store.installation import UNRECONCILED, is_reconciled
 
 POLL_SECONDS = 1.5
 OLDEST_COPY_SECONDS = 5.0
@@ -43,7 +44,7 @@ class Door:
         self._poller: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Read once and keep reading. Raises KeyMissing when the key file does not open the signing keys."""
+        """Read once and keep reading. Raises KeyMissing when the key file does not open the signing keys, and what `refresh` raises."""
         with suppress(DatabaseAway):
             await self.refresh()
         self._poller = asyncio.create_task(self._poll(), name="door")
@@ -55,9 +56,12 @@ class Door:
             await asyncio.gather(self._poller, return_exceptions=True)
 
     async def refresh(self) -> None:
-        """Read keys and revocations now."""
+        """Read keys and revocations now. Raises Unsafe when the database is not the one that it was."""
         now = self._now()
         async with self.login.transaction(None) as connection:
+            if not await is_reconciled(connection):
+                self._read_at = float("-inf")  # a backup was brought back under this process: from now on nothing of it is shown
+                raise Unsafe(UNRECONCILED)
             rows = await signing_keys(connection, now)
             self._revoked = {(r["kind"], r["value"]) for r in await revoked(connection, now)}
         self._signing = signing_pairs(rows, self._ring)

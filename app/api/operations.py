@@ -1,8 +1,10 @@
 """Health, readiness, metrics, and the docs page with its assets served from here."""
 
+import asyncio
 from importlib import resources
 from typing import Any
 
+import orjson
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -12,7 +14,8 @@ from starlette.staticfiles import StaticFiles
 
 from app.api.request import House
 from app.api.shapes import Out
-from app.store.database import DatabaseAway, is_read_only, schema_revision
+from app.store.database import DatabaseAway
+from app.store.installation import standing_of
 
 router = APIRouter(tags=["operations"])
 
@@ -30,27 +33,41 @@ async def read_liveness() -> dict[str, Any]:
     return {"status": "ok"}
 
 
+class Readiness:
+    """Whether requests can be served: however many ask at once, one looks for all of them, and so never stands in the way of the door's own look."""
+
+    def __init__(self, house: House) -> None:
+        self._house = house
+        self._looking: asyncio.Task[str | None] | None = None
+
+    async def fault(self) -> str | None:
+        """Return why requests cannot be served, or None."""
+        if self._looking is None or self._looking.done():
+            self._looking = asyncio.create_task(self._look(), name="readiness")
+        return await asyncio.shield(self._looking)
+
+    async def _look(self) -> str | None:
+        try:
+            fault = (await standing_of(self._house.door.login)).fault
+            if fault is None and not self._house.door.is_fresh:
+                fault = "The copy of revocations is too old to trust."
+            if fault is None:
+                await self._house.trail.check()
+        except DatabaseAway:
+            return "The database cannot be reached."
+        return fault
+
+
 @router.get("/health/ready", response_model=Health, responses={503: {"model": Health}})
 async def read_readiness(request: Request) -> Any:
     """Tell whether requests can be served: by this process, on a database that is there, takes writes, and is not behind this release.
 
     It asks by a connection of its own: a process with all its hands full is busy, not broken.
     """
-    house: House = request.app.state.house
-    if house.stopping.is_set():
+    if request.app.state.house.stopping.is_set():
         return _not_ready("This process is stopping.")
-    try:
-        revision = await schema_revision(house.door.login)
-        if await is_read_only(house.door.login):
-            return _not_ready("The database takes no writes: it is a standby.")
-        await house.trail.check()
-    except DatabaseAway:
-        return _not_ready("The database cannot be reached.")
-    if not house.door.is_fresh:
-        return _not_ready("The copy of revocations is too old to trust.")
-    if revision is None or revision < house.head:
-        return _not_ready(f"The database is at migration {revision}, this release needs {house.head}: run `ipt migrate`.")
-    return {"status": "ok"}
+    fault = await request.app.state.readiness.fault()
+    return {"status": "ok"} if fault is None else _not_ready(fault)
 
 
 def _not_ready(why: str) -> Response:
@@ -77,6 +94,9 @@ def add_docs(app: FastAPI) -> None:
             swagger_favicon_url="/docs/assets/favicon.png",
         )
 
+    written: list[bytes] = []  # the document, once somebody has asked for it
+
     @app.get("/openapi.json", include_in_schema=False)
     async def document() -> JSONResponse:
-        return JSONResponse(app.openapi())
+        written.extend([] if written else [orjson.dumps(app.openapi())])
+        return Response(written[0], media_type="application/json")

@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import HTMLResponse, Response
 
+from app.actions.journal import JournalAway
 from app.actions.visit import VersionStale, VersionUnmatched
 from app.domain.errors import Conflict, Forbidden, Invalid, NotFound, Refusal, escaped, title_of
 from app.domain.sync import CursorAhead, CursorExpired, CursorMalformed, SchemaTooOld
@@ -146,7 +147,18 @@ def name_of(kind: type[BaseException]) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "-", kind.__name__).lower()
 
 
-def as_refusal(error: Exception) -> Refusal:  # noqa: PLR0911 - one line for each kind
+FORESEEN: tuple[tuple[type[Exception] | tuple[type[Exception], ...], type[Refusal], tuple[str, ...]], ...] = (
+    (OutcomeUnknown, OutcomeNotKnown, ()),
+    ((DatabaseAway, TryAgain), Unavailable, ()),
+    (JournalAway, Unavailable, ("The journal of erasures cannot be written. Nothing was erased.",)),
+    (OutOfRange, Invalid, ("A value is outside of what the database keeps.",)),
+    (UniqueTaken, Conflict, ("A unique reference was taken by another request at the same moment.",)),
+    (ClientDisconnect, Malformed, ("The client hung up.",)),
+    (KeyMissing, Failure, ("The key to this data cannot be used.",)),
+)
+
+
+def as_refusal(error: Exception) -> Refusal:
     """Turn any error into the refusal that is shown for it. What is not foreseen is a failure of ours."""
     if isinstance(error, Refusal):
         return error
@@ -156,18 +168,9 @@ def as_refusal(error: Exception) -> Refusal:  # noqa: PLR0911 - one line for eac
         found = {404: NotFound, 405: MethodNotAllowed, 413: TooLarge}.get(error.status_code, Malformed)()
         found.headers = dict(error.headers or {})  # type: ignore[attr-defined]
         return found
-    if isinstance(error, OutcomeUnknown):
-        return OutcomeNotKnown()
-    if isinstance(error, (DatabaseAway, TryAgain)):
-        return Unavailable()
-    if isinstance(error, OutOfRange):
-        return Invalid("A value is outside of what the database keeps.")
-    if isinstance(error, UniqueTaken):
-        return Conflict("A unique reference was taken by another request at the same moment.")
-    if isinstance(error, ClientDisconnect):
-        return Malformed("The client hung up.")
-    if isinstance(error, KeyMissing):
-        return Failure("The key to this data cannot be used.")
+    for kinds, shown, words in FORESEEN:
+        if isinstance(error, kinds):
+            return shown(*words)
     return Failure()
 
 
@@ -241,6 +244,7 @@ def add_problems(app: FastAPI) -> None:
         HTTPException,
         DatabaseAway,
         OutcomeUnknown,
+        JournalAway,
         OutOfRange,
         TryAgain,
         UniqueTaken,

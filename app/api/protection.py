@@ -87,7 +87,7 @@ async def erase_patient(call: Annotated[Call, needs("rights:write", use=RIGHTS)]
     The key is destroyed in this request; the rows, kept answers, edits of phones and states of the feed go within seconds. The feed
     tells every row as deleted. A legal hold refuses it (409).
     """
-    return call.made(await order_erasure(call.visit, patient_id, erasure_in.requested_by), f"/v1/patients/{patient_id}/erasure")
+    return call.made(await order_erasure(call.visit, patient_id, erasure_in.requested_by, call.house.erasures), f"/v1/patients/{patient_id}/erasure")
 
 
 @router.get("/patients/{patient_id}/erasure", response_model=ErasureOut)

@@ -21,6 +21,7 @@ from fastapi.routing import APIRoute
 from fastapi.security import OAuth2, SecurityScopes
 from starlette.responses import Response
 
+from app.actions.journal import Journal
 from app.actions.records import Made
 from app.actions.visit import Precondition, Trace, Visit
 from app.api.bearer import Door
@@ -97,11 +98,11 @@ class House:
     trail: AuditTrail
     keys: KeyRing
     door: Door
+    erasures: Journal
     rates: Rates
     sync_rates: Rates
     token_rates: Rates
     knock_rates: Rates
-    head: str
     allowed_hosts: tuple[str, ...]
     stopping: asyncio.Event
     now: Callable[[], datetime]

@@ -18,7 +18,7 @@ UUID_VERSIONS = {4, 7}
 class In(BaseModel):
     """An input: unknown members are refused."""
 
-    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, defer_build=True)
 
     def members(self) -> dict[str, Any]:
         """Return every member by name, defaults included."""
@@ -32,7 +32,7 @@ class In(BaseModel):
 class Out(BaseModel):
     """An answer. Clients tolerate members that they do not know."""
 
-    model_config = ConfigDict(extra="ignore")
+    model_config = ConfigDict(extra="ignore", defer_build=True)
 
 
 def _clean(value: str) -> str:

@@ -24,7 +24,6 @@ MOST_PARAMETERS = 100
 MOST_CAUSES = 3
 MOST_UNDER_WAY = 96  # one process, one core: some hundreds of answers a second
 WAITS_SECONDS = 1.0  # for a place; a refusal at once would be asked again at once, and refusing would be all there is time for
-ALWAYS_ANSWERED = ("/health/", "/metrics")
 SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
@@ -65,33 +64,37 @@ class Traffic:
         request_id = _request_id(headers.get(b"x-request-id"))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
-        watched = _Watched(send, request_id, scope["path"])
+        place = _Place(self._places)
+        watched = _Watched(send, request_id, scope["path"], place)
         started = time.perf_counter()
-        lasts = scope["path"].endswith("/stream") or scope["path"].startswith(ALWAYS_ANSWERED)
-        has_place = False
         try:
             _check(scope, headers)
-            if not lasts:
-                await self._take_place()
-                has_place = True
         except Refusal as refusal:
             await render(refusal, request_id)(scope, receive, watched)
         else:
             limit = LARGEST_SYNC_BODY if scope["path"].startswith("/v1/sync/") else LARGEST_BODY
             try:
-                await self.app(scope, _limited(receive, limit), watched)
+                await self.app(scope, _limited(receive, limit, place), watched)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log where it arose
                 _tell_failure(error, request_id)
                 if not watched.started:
                     await render(as_refusal(error), request_id)(scope, receive, watched)
         finally:
-            if has_place:
-                self._places.release()
-                under_way.dec()
+            place.give_back()
             _note(scope, state, watched.status, time.perf_counter() - started, span)
 
-    async def _take_place(self) -> None:
-        """Wait for one of the places of this process. Raises Unavailable when none became free in time."""
+
+class _Place:
+    """A place among the requests under way: from when one is here whole to when its answer leaves. Who sends or reads slowly holds none."""
+
+    def __init__(self, places: asyncio.Semaphore) -> None:
+        self._places = places
+        self._is_taken = False
+
+    async def take(self) -> None:
+        """Wait for a place. Raises Unavailable when none became free in time."""
+        if self._is_taken:
+            return
         if self._places.locked():
             try:
                 async with asyncio.timeout(WAITS_SECONDS):
@@ -100,14 +103,22 @@ class Traffic:
                 raise Unavailable("More requests are under way than this process can answer in time.") from None
         else:
             await self._places.acquire()
+        self._is_taken = True
         under_way.inc()
+
+    def give_back(self) -> None:
+        """Let the next one have it."""
+        if self._is_taken:
+            self._is_taken = False
+            self._places.release()
+            under_way.dec()
 
 
 class _Watched:
-    """A `send` that adds the headers of every answer and remembers its status."""
+    """A `send` that adds the headers of every answer, remembers its status, and gives the place back: what is left is the reader's time."""
 
-    def __init__(self, send: Send, request_id: str, path: str) -> None:
-        self._send = send
+    def __init__(self, send: Send, request_id: str, path: str, place: _Place) -> None:
+        self._send, self._place = send, place
         self._is_docs = path.startswith("/docs")
         self._request_id = request_id.encode()
         self.status = 500
@@ -117,6 +128,7 @@ class _Watched:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             self.started = True
+            self._place.give_back()
             headers = [*message.get("headers", []), (b"x-request-id", self._request_id), *SECURITY_HEADERS.items()]
             if not self._is_docs and NOTHING_RUNS[0] not in {name.lower() for name, _ in headers}:
                 headers.append(NOTHING_RUNS)
@@ -162,8 +174,8 @@ def _check(scope: Scope, headers: dict[bytes, bytes]) -> None:
         raise TooLarge
 
 
-def _limited(receive: Receive, limit: int) -> Receive:
-    """Count the bytes that really arrive: Content-Length is only a claim."""
+def _limited(receive: Receive, limit: int, place: _Place) -> Receive:
+    """Count the bytes that really arrive, for Content-Length is only a claim; once all are here, take a place."""
     seen = 0
 
     async def counted() -> Message:
@@ -173,6 +185,8 @@ def _limited(receive: Receive, limit: int) -> Receive:
             seen += len(message.get("body", b""))
             if seen > limit:
                 raise TooLarge
+            if not message.get("more_body", False):
+                await place.take()
         return message
 
     return counted
@@ -191,7 +205,7 @@ def _method(scope: Scope) -> str:
 def _note(scope: Scope, state: dict[str, Any], status: int, seconds: float, span: Any) -> None:
     route = getattr(scope.get("route"), "path_format", None) or "unmatched"
     method = _method(scope)
-    tracing.answered(span, method, route, status, state["request_id"])
+    tracing.answered(span, method, route, status)
     seen, taken, run = _meters(method, route, status)
     seen.inc()
     taken.observe(seconds)

@@ -91,7 +91,7 @@ def load_batch(cohort: Cohort, first: int, last: int) -> int:
 
 
 def _loader(cohort: Cohort) -> Database:
-    return Database(cohort.url, "ipt_loader", pool_size=1, session={"statement_timeout": "120s"})
+    return Database(cohort.url, "ipt_loader", pool_size=1, statement_seconds=120)
 
 
 async def _load(database: Database, cohort: Cohort, first: int, last: int) -> None:

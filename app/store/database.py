@@ -28,7 +28,6 @@ STATEMENTS_KEPT = 500  # prepared on each connection; the driver forgets what wa
 SESSION = {
     "application_name": "ipt",
     "lock_timeout": "3s",
-    "statement_timeout": f"{STATEMENT_SECONDS}s",
     "idle_in_transaction_session_timeout": "15s",
     "timezone": "UTC",
 }
@@ -133,11 +132,14 @@ class Connection:
         self.statements += 1
         try:
             with tracing.statement("COMMIT"):
-                await self._driver.execute("COMMIT")
+                ended: str = await self._driver.execute("COMMIT")
         except UNREACHABLE as error:
             raise OutcomeUnknown from error
         except asyncpg.PostgresError as error:
             raise _translation(error) or error from error
+        if ended != "COMMIT":  # PostgreSQL's answer when a statement before had failed, and somebody went on
+            message = f"The transaction was to be committed and ended with {ended}."
+            raise RuntimeError(message)
 
     async def rollback(self) -> None:
         """Roll back."""
@@ -152,9 +154,10 @@ class Connection:
 class Database:
     """An address and a role: opens transactions confined to one partner."""
 
-    def __init__(self, url: str, role: str, *, pool_size: int = 8, pooler: str = "none", session: dict[str, str] | None = None) -> None:
+    def __init__(self, url: str, role: str, *, pool_size: int = 8, pooler: str = "none", statement_seconds: int | None = STATEMENT_SECONDS) -> None:
+        """Open nothing yet. `statement_seconds` bounds each statement; None: it takes as long as it takes."""
         parsed = make_url(url)
-        settings = {**SESSION, **(session or {})}
+        settings = {**SESSION, "statement_timeout": f"{statement_seconds or 0}s"}
         if parsed.username != role:
             settings["role"] = role
         self.role = role
@@ -164,7 +167,7 @@ class Database:
             "dsn": parsed.set(drivername="postgresql").render_as_string(hide_password=False),
             "server_settings": settings,
             "timeout": CHECKOUT_SECONDS,
-            "command_timeout": STATEMENT_SECONDS,
+            "command_timeout": statement_seconds,
             "statement_cache_size": 0 if pooler == "transaction" else STATEMENTS_KEPT,
             "max_cached_statement_lifetime": 0,
         }
@@ -302,19 +305,6 @@ async def check_durability(database: Database) -> None:
             if await connection.value(sa.text(f"SHOW {name}")) != "on":
                 message = f"PostgreSQL runs with {name} = off: acknowledged writes could be lost. Switch it on."
                 raise Unsafe(message)
-
-
-async def schema_revision(database: Database) -> str | None:
-    """Return the migration that the database is at; None before the first."""
-    async with database.transaction(None) as connection:
-        there = await connection.value(sa.text("SELECT to_regclass('public.alembic_version')::text"))
-        return await connection.value(sa.text("SELECT version_num FROM alembic_version")) if there else None
-
-
-async def is_read_only(database: Database) -> bool:
-    """Tell whether the server is a standby, on which every write would fail."""
-    async with database.transaction(None) as connection:
-        return bool(await connection.value(sa.text("SELECT pg_is_in_recovery()")))
 
 
 def clock(now: Callable[[], datetime]) -> datetime:

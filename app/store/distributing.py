@@ -24,6 +24,10 @@ class CitusMissing(CommandRefused):
     """The extension citus is not in this database: install it on every node, and run CREATE EXTENSION citus as a superuser."""
 
 
+class SuperuserNeeded(CommandRefused):
+    """Tables are placed, and roles are changed, by a superuser: name such a login in IPT_MIGRATION_DATABASE_URL."""
+
+
 @dataclass(frozen=True, slots=True)
 class ForeignKey:
     """A foreign key as the catalogue has it."""
@@ -56,6 +60,8 @@ async def distribute(connection: Connection) -> int:
     """Distribute what is not distributed yet; return how many tables. Raises CitusMissing. The caller commits."""
     if not await connection.value(sa.text("SELECT count(*) FROM pg_extension WHERE extname = 'citus'")):
         raise CitusMissing
+    if not await connection.value(sa.text("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")):
+        raise SuperuserNeeded
     there = await connection.rows(sa.text("SELECT logicalrelid::text AS name FROM pg_dist_partition"))
     rows = await connection.rows(
         sa.text(

@@ -102,6 +102,12 @@ async def erasures_to_do(connection: Connection) -> list[Row]:
     return await connection.rows(query)
 
 
+async def erased_patients(connection: Connection) -> list[UUID]:
+    """Return the patients of the partner who were erased."""
+    rows = await connection.rows(sa.select(erasure.c.patient_id).where(own(connection, erasure)))
+    return [r["patient_id"] for r in rows]
+
+
 async def hold_erasure(connection: Connection, erasure_id: UUID) -> Row | None:
     """Return an erasure that is to do, locked; None when another worker has it, or it is done."""
     query = sa.select(erasure).where(own(connection, erasure), erasure.c.id == erasure_id, erasure.c.rows_erased_at.is_(None))

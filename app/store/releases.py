@@ -74,6 +74,13 @@ async def find_release(connection: Connection, population: UUID, key: bytes) -> 
     return await connection.first(sa.select(r).where(r.c.partner_id == population, r.c.release_key == key))
 
 
+async def released_keys(connection: Connection, population: UUID) -> list[bytes]:
+    """Return the keys of the questions that were answered."""
+    r = outcome_release
+    rows = await connection.rows(sa.select(r.c.release_key).where(r.c.partner_id == population, r.c.released_at.is_not(None)))
+    return [row["release_key"] for row in rows]
+
+
 async def hold_release(connection: Connection, population: UUID, release_id: UUID) -> Row | None:
     """Return a release, locked, or None."""
     r = outcome_release

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
 
@@ -329,6 +330,66 @@ def test_a_connection_that_dies_in_the_middle_of_a_request_is_a_503_and_in_its_c
         run_sql(fresh_database, "DROP TRIGGER dies ON goal")
         assert partner.send("POST", f"{episode.path}/goals", {"text": "x"}, Idempotency_Key=key).status_code == 201
         assert len(partner.get(f"{episode.path}/goals")["items"]) == 1
+
+
+def test_a_database_that_takes_no_writes_is_not_ready(own_service, fresh_database):
+    name = make_url(fresh_database).database
+    run_sql(fresh_database, f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    run_sql(fresh_database, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
+    with httpx.Client(base_url=own_service.base_url, timeout=10) as http:
+        ready = http.get("/health/ready")
+    assert (ready.status_code, "read-only" in ready.json()["detail"]) == (503, True)
+
+
+def test_who_floods_the_health_address_does_not_starve_the_copy_of_revocations(own_service):
+    looked = []
+    poll = own_service.house.door.refresh
+
+    async def counted():
+        await poll()
+        looked.append(time.monotonic())
+
+    own_service.house.door.refresh = counted
+    ends = time.monotonic() + 7
+
+    def flood(_):
+        with httpx.Client(base_url=own_service.base_url, timeout=10) as http:
+            while time.monotonic() < ends:
+                assert http.get("/health/ready").status_code == 200
+
+    with ThreadPoolExecutor(24) as pool:
+        list(pool.map(flood, range(24)))
+    assert len(looked) >= 3
+    assert max(b - a for a, b in pairwise(looked)) < 3
+
+
+def test_bodies_that_trickle_and_answers_that_nobody_reads_hold_no_place(fresh_database, tmp_path, monkeypatch):
+    """A phone on a bad line, or somebody who means ill: the others are answered meanwhile."""
+    monkeypatch.setattr("app.api.traffic.MOST_UNDER_WAY", 2)
+    monkeypatch.setattr("app.api.traffic.WAITS_SECONDS", 0.3)
+    settings = settings_of(fresh_database, tmp_path).model_copy(update={"keys_file": Path(os.environ[HOME]) / "keys.json", "docs": True})
+    service = Service(settings, Clock()).start()
+    open_ended = []
+    try:
+        with service.partner() as partner:
+            assert partner.http.get("/openapi.json").status_code == 200  # built by now
+            head = f"Host: {service.settings.host}\r\nAuthorization: Bearer {partner.token}\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
+            form = "Host: x\r\nContent-Type: application/x-www-form-urlencoded\r\nContent-Length: 100\r\n\r\n"
+            for sent in [f"POST /v1/patients HTTP/1.1\r\n{head}{{"] * 5 + [f"POST /oauth/token HTTP/1.1\r\n{form}g"] * 5:
+                open_ended.append(socket.create_connection((service.settings.host, service.settings.port)))
+                open_ended[-1].sendall(sent.encode())
+            for _ in range(5):
+                open_ended.append(socket.socket())
+                open_ended[-1].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+                open_ended[-1].connect((service.settings.host, service.settings.port))
+                open_ended[-1].sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n")
+            time.sleep(0.5)
+            for _ in range(5):
+                assert partner.send("GET", "/v1/patients").status_code == 200
+    finally:
+        for each in open_ended:
+            each.close()
+        service.stop()
 
 
 def test_a_process_that_is_stopping_says_so_to_the_balancer(own_service):

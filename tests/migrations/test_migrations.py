@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 from alembic import command
 from alembic.config import Config
+from alembic.script import ScriptDirectory
 from sqlalchemy.engine import make_url
 
 from app.keys.provider import read_key_ring
 from app.launch import ROOT, migrate
+from app.store.installation import SCHEMA
 from tests.conftest import HOME, Clock, Service, _on, run_sql, settings_of
 from tests.driver import Partner
 
@@ -26,6 +28,10 @@ def config_for(url):
     config = Config(str(ROOT / "alembic.ini"))
     config.attributes["url"] = url
     return config
+
+
+def test_the_schema_that_the_service_needs_is_the_newest_migration():
+    assert ScriptDirectory(str(ROOT / "migrations")).get_current_head() == SCHEMA
 
 
 def test_up_down_and_up_again_leaves_a_database_that_serves(empty_database):

@@ -2,20 +2,25 @@
 
 import asyncio
 import stat
+import time
 from datetime import UTC, datetime
+from pathlib import Path
 from uuid import uuid4
 
+import asyncpg
 import httpx
 import pytest
 
 from app import cli_database, upkeep
-from app.actions.journal import ERASURES, Journal
+from app.actions.journal import ERASURES, RELEASES, Journal
 from app.binaries import program
+from app.domain.errors import CommandRefused
+from app.keys.cipher import KeyMissing
 from app.keys.provider import create_key_file, read_key_ring
 from app.launch import migrate
-from app.store.database import Database, Unsafe
+from app.store.database import Database, DatabaseAway, Unsafe
 from tests.conftest import Clock, Service, run_sql, settings_of
-from tests.driver import Device, mutation
+from tests.driver import Device, Partner, mutation
 
 ADDRESSES = ("database_url", "audit_database_url", "worker_database_url", "migration_database_url")
 
@@ -55,30 +60,54 @@ def erase_rows(settings, folder):
     return asyncio.run(done())
 
 
-def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_before(place, capsys):
+@pytest.fixture
+def source(place):
+    """A machine that serves, and where its backup goes."""
     settings, folder = place
-    source, source_name = settings("source")
-    migrate(source)
-    service = Service(source, Clock()).start()
+    found, name = settings("source")
+    migrate(found)
+    begin_release_journal(folder)
+    service = Service(found, Clock()).start()
+    yield service, folder / "backup.dump", name
+    service.stop()
+
+
+def begin_release_journal(folder):
+    Journal(folder / "releases.jsonl", read_key_ring(folder / "keys.json"), RELEASES).begin()  # a worker does, when it starts
+
+
+def reads(settings, *paths, partner=None):
+    """Serve a database, and return what some addresses answer: the status of each."""
+    service = Service(settings.model_copy(update={"public_url": partner.base_url}), Clock()).start()
     try:
-        partner = service.partner()
-        kept, erased = partner.add_episode(), partner.add_episode()
-        partner.post(f"{kept.path}/goals", {"text": "see my sister again"})
-        phone = Device(partner, kept.lead)
-        phone.pull()
-        cursor = phone.cursor
-        backup = folder / "backup.dump"
-        cli_database.backup(backup)
-        assert stat.S_IMODE(backup.stat().st_mode) == 0o600
-        partner.post(f"/v1/patients/{erased.patient_id}/erasure", {"requested_by": "patient"})
-        assert erase_rows(source, folder) == 1
-        later = partner.add_episode()
-        with pytest.raises(cli_database.BackupRefused, match="exists"):
-            cli_database.backup(backup)
-        with pytest.raises(cli_database.BackupRefused, match="holds tables"):
-            cli_database.restore(backup)
+        with Partner(service.base_url, partner.partner_id, partner.client_id, partner.secret) as again:
+            return [again.send("GET", path).status_code for path in paths]
     finally:
         service.stop()
+
+
+def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_before(place, source, capsys):
+    settings, folder = place
+    service, backup, source_name = source
+    partner = service.partner()
+    kept, erased = partner.add_episode(), partner.add_episode()
+    partner.post(f"{kept.path}/goals", {"text": "see my sister again"})
+    phone = Device(partner, kept.lead)
+    phone.pull()
+    cursor = phone.cursor
+    cli_database.backup(backup)
+    assert stat.S_IMODE(backup.stat().st_mode) == 0o600
+    partner.post(f"/v1/patients/{erased.patient_id}/erasure", {"requested_by": "patient"})  # and no worker is there to write it down
+    later = partner.add_episode()
+    old_token = partner.token
+    with pytest.raises(cli_database.BackupRefused, match="exists"):
+        cli_database.backup(backup)
+    with pytest.raises(cli_database.BackupRefused, match="holds tables"):
+        cli_database.restore(backup)
+    with pytest.raises(cli_database.BackupRefused, match="other sessions"):
+        cli_database.restore(finish=True)
+    assert partner.send("GET", kept.path).status_code == 200, "a refused restore closes nothing"
+    service.stop()
 
     copy, _ = settings("copy", template=source_name)
     with pytest.raises(Unsafe, match="ipt restore --finish"):
@@ -90,10 +119,11 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
     assert "Epoch 2 for 1 partners" in said
     assert "1 people erased again." in said
     assert erase_rows(target, folder) == 1
-    restored = Service(target.model_copy(update={"public_url": source.issuer}), Clock()).start()
+    restored = Service(target.model_copy(update={"public_url": service.settings.issuer}), Clock()).start()
     try:
         partner.http.close()
         partner.http = httpx.Client(base_url=restored.base_url, timeout=20)
+        assert partner.send("GET", kept.path, token=old_token).status_code == 401, "keys that were retired since do not come back"
         partner.token = partner.new_token(grant_type="client_credentials")["access_token"]
         assert partner.get(f"{kept.path}/goals")["items"][0]["text"] == "see my sister again"
         assert partner.send("GET", erased.path).status_code == 404
@@ -111,25 +141,123 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
     assert "Epoch 3 for 1 partners" in capsys.readouterr().out, "no two restores share an epoch"
 
 
-def test_a_backup_without_its_keys_or_journals_is_not_opened_in_silence(place, capsys, monkeypatch):
+@pytest.mark.parametrize(
+    ("harm", "complaint"),
+    [
+        (lambda f: (f / "erasures.jsonl").unlink(), "erasures.jsonl is not there"),
+        (lambda f: (f / "releases.jsonl").unlink(), "releases.jsonl is not there"),
+        (lambda f: (f / "erasures.jsonl").write_bytes(b""), "another installation's"),
+        (lambda f: (f / "erasures.jsonl").write_bytes((f / "erasures.jsonl").read_bytes().splitlines(keepends=True)[1]), "do not: they are older"),
+        (lambda f: (f / "keys.json").unlink() or create_key_file(f / "keys.json"), "the key file is"),
+    ],
+    ids=["no erasures", "no releases", "emptied", "older than the backup", "another key file"],
+)
+def test_journals_that_are_missing_older_or_anothers_are_not_taken_for_empty_ones(place, source, harm, complaint):
     settings, folder = place
-    source, _ = settings("source")
-    migrate(source)
-    service = Service(source, Clock()).start()
+    service, backup, _ = source
+    with service.partner() as partner:
+        gone = partner.add_patient()
+        partner.post(f"/v1/patients/{gone['id']}/erasure", {"requested_by": "patient"})
+        cli_database.backup(backup)
+    service.stop()
+    harm(folder)
+    target, _ = settings("target")
+    with pytest.raises(CommandRefused, match=complaint):
+        cli_database.restore(backup)
+    with pytest.raises((Unsafe, KeyMissing, DatabaseAway, asyncpg.PostgresError)):
+        asyncio.run(_opened(target))
+
+
+def test_without_journals_quarters_are_closed_and_an_epoch_is_taken_by_chance(place, source, capsys, monkeypatch):
+    settings, folder = place
+    service, backup, _ = source
     with service.partner() as partner:
         partner.add_patient()
+    cli_database.backup(backup)
     service.stop()
-    cli_database.backup(folder / "backup.dump")
     monkeypatch.setenv("IPT_RELEASE_JOURNAL", str(folder / "lost" / "releases.jsonl"))
+    monkeypatch.setattr("app.actions.restoring.secrets.randbelow", lambda below: below - 1)
     settings("target")
-    with pytest.raises(cli_database.BackupRefused, match="journals"):
-        cli_database.restore(folder / "backup.dump")
-    cli_database.restore(folder / "backup.dump", without_journals=True)
-    assert "quarters closed" in capsys.readouterr().out
+    cli_database.restore(backup, without_journals=True)
+    said = capsys.readouterr().out
+    assert "quarters closed" in said
+    assert "Epoch 65 for" in said
     with pytest.raises(cli_database.BackupRefused, match="is not there"):
         cli_database.restore(folder / "none")
     with pytest.raises(cli_database.BackupRefused, match="--finish"):
         cli_database.restore()
+
+
+@pytest.mark.parametrize("held", [cli_database.Held.erase, cli_database.Held.keep])
+def test_a_legal_hold_in_a_backup_against_an_erasure_in_the_journal_is_for_somebody_to_decide(place, source, held, capsys):
+    settings, _ = place
+    service, backup, _ = source
+    partner = service.partner()
+    episode = partner.add_episode()
+    protection = f"/v1/patients/{episode.patient_id}/protection"
+    for legal_hold in (True, False):
+        etag = partner.send("GET", protection).headers["etag"]
+        partner.put(protection, {"restricted_because": None, "legal_hold": legal_hold}, etag=etag)
+        if legal_hold:
+            cli_database.backup(backup)
+    partner.post(f"/v1/patients/{episode.patient_id}/erasure", {"requested_by": "patient"})
+    partner.http.close()
+    service.stop()
+    target, _ = settings("target")
+    with pytest.raises(cli_database.BackupRefused, match=episode.patient_id):
+        cli_database.restore(backup)
+    with pytest.raises(Unsafe):
+        asyncio.run(_opened(target))
+    cli_database.restore(finish=True, held=held)
+    assert ("Kept under their legal hold" in capsys.readouterr().out) is (held is cli_database.Held.keep)
+    assert reads(target, episode.path, partner=partner) == [404 if held is cli_database.Held.erase else 200]
+
+
+def test_journals_of_several_machines_are_read_together(place, source):
+    settings, folder = place
+    service, backup, _ = source
+    partner = service.partner()
+    one, other = partner.add_episode(), partner.add_episode()
+    cli_database.backup(backup)
+    partner.post(f"/v1/patients/{one.patient_id}/erasure", {"requested_by": "patient"})
+    elsewhere = folder / "elsewhere"
+    elsewhere.mkdir()
+    for name in ("erasures.jsonl", "releases.jsonl"):
+        (folder / name).rename(elsewhere / name)
+        Journal(folder / name, read_key_ring(folder / "keys.json"), ERASURES if name.startswith("e") else RELEASES).begin()
+    partner.post(f"/v1/patients/{other.patient_id}/erasure", {"requested_by": "patient"})
+    partner.http.close()
+    service.stop()
+    target, _ = settings("target")
+    cli_database.restore(backup, journals=[folder, elsewhere])
+    assert reads(target, one.path, other.path, partner=partner) == [404, 404]
+
+
+def test_a_process_that_runs_on_shows_nothing_of_a_database_that_was_brought_back_under_it(source):
+    service, _, _ = source
+    with service.partner() as partner:
+        episode = partner.add_episode()
+        assert partner.send("GET", episode.path).status_code == 200
+        run_sql(service.settings.migration_database_url, "DELETE FROM installation")  # as a dump brings it back
+        deadline = time.monotonic() + 10
+        while partner.send("GET", episode.path).status_code == 200:
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        refused = partner.send("GET", episode.path)
+        assert (refused.status_code, refused.json()["type"]) == (503, "/problems/unavailable")
+        ready = partner.http.get("/health/ready")
+        assert (ready.status_code, "ipt restore --finish" in ready.text) == (503, True)
+
+
+def test_an_erasure_that_no_journal_can_hold_is_not_done(source):
+    service, _, _ = source
+    with service.partner() as partner:
+        patient = partner.add_patient()
+        service.house.erasures.path = Path("/proc/nowhere/erasures.jsonl")
+        refused = partner.send("POST", f"/v1/patients/{patient['id']}/erasure", {"requested_by": "patient"})
+        assert refused.status_code == 503
+        assert "journal" in refused.json()["detail"]
+        assert partner.get(f"/v1/patients/{patient['id']}")["id"] == patient["id"]
 
 
 def test_a_dump_that_breaks_off_leaves_nothing_behind(place, monkeypatch):

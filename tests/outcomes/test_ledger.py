@@ -26,7 +26,7 @@ from app.domain.outcome_tables import NETWORKS, STANDARD_PACK, dimensions, netwo
 from app.keys.provider import read_key_ring
 from app.launch import owner_of
 from app.releasing import freeze_networks, freeze_partner, reconcile
-from tests.conftest import Clock, Service, settings_of
+from tests.conftest import NOTED, Clock, Service, run_sql, settings_of
 from tests.outcomes.conftest import (
     ATTACK,
     PERIOD,
@@ -234,6 +234,7 @@ def test_a_database_restored_from_before_a_release_shows_the_same_numbers_and_ha
         before.stop()
         databases.drop(f"{name}_copy")
         copy = databases.create(f"{name}_copy", template=name)  # the backup
+        run_sql(copy, "DELETE FROM installation", NOTED)
         again = Service(settings_of(url, tmp_path), Clock()).start()
         move_to(population, again, url)
         shown = population.answer("counts", ["area"], epsilon=1.0)

@@ -36,13 +36,14 @@ AGAIN = {429, 500, 502, 503, 504}
 
 
 class Api:
-    """One process of the service (`ipt serve`)."""
+    """One process of the service (`ipt serve`), of the checkout at hand or of another one."""
 
-    def __init__(self, machine, environment):
+    def __init__(self, machine, environment, checkout=ROOT):
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.machine, self.environment = machine, environment | {"IPT_PORT": str(self.port)}
+        self.machine, self.environment = machine, environment | {"IPT_PORT": str(self.port), "PYTHONPATH": str(checkout)}
+        self.checkout = checkout
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.process = None
 
@@ -50,7 +51,7 @@ class Api:
         """Start it; return how long it took to be ready."""
         started = time.monotonic()
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "app.cli", "serve"], cwd=ROOT, env=self.environment, stdout=self.machine.log, stderr=self.machine.log
+            [sys.executable, "-m", "app.cli", "serve"], cwd=self.checkout, env=self.environment, stdout=self.machine.log, stderr=self.machine.log
         )
         while time.monotonic() - started < 30:
             with suppress(*UNANSWERED):
@@ -95,8 +96,8 @@ class Machine:
         own = {"IPT_HOME": str(self.home), "IPT_PUBLIC_URL": "http://soak.invalid", "PYTHONPATH": str(ROOT), "IPT_LOG_LEVEL": "warning"}
         return {**os.environ, **addresses, **limits, **own, **more}
 
-    def api(self, **more):
-        made = Api(self, self.environment(**more))
+    def api(self, checkout=ROOT, **more):
+        made = Api(self, self.environment(**more), checkout)
         made.start()
         self.running.append(made)
         return made

@@ -1,4 +1,4 @@
-"""R6, R9, R23: a worker killed in its work, a disk that is full, migrations under load."""
+"""R6, R9, R23, R24: a worker killed in its work, a disk that is full, migrations under load, a machine that is gone."""
 
 import os
 import random
@@ -17,6 +17,7 @@ from app import cli_database, embedded
 from app.binaries import candidates, run_as
 from app.keys.provider import read_keys
 from app.main import key_provider
+from app.store.installation import SCHEMA
 from tests.receiver import Receiver
 from tests.soak.machine import NAMES, ROOT, Machine, Writer
 from tests.soak.test_kills import lost_and_doubled
@@ -152,6 +153,41 @@ def test_r23_migrations_down_and_up_under_load_wait_for_nobody_long(machine, fig
     assert (lost, doubled) == (0, 0)
     assert longest < 3
     assert not [s for s in statuses if s >= 500]
+
+
+def test_r23_the_release_before_serves_on_the_new_schema(machine, figure, tmp_path):
+    """While processes are exchanged one by one, those of the release before write beside the new ones."""
+    newest = next(f for f in (ROOT / "migrations" / "versions").glob("*.py") if f'\nrevision = "{SCHEMA}"' in f.read_text())
+    added = _git("log", "--diff-filter=A", "--format=%H", "--", str(newest)).split()
+    if not added or not _git("rev-parse", "--verify", "--quiet", f"{added[-1]}^"):
+        pytest.skip("the history of the newest migration is not in this clone")
+    before = tmp_path / "before"
+    before.mkdir()
+    archive = subprocess.run(["git", "archive", f"{added[-1]}^", "app", "migrations"], cwd=ROOT, check=True, capture_output=True)
+    subprocess.run(["tar", "-x", "-C", before], input=archive.stdout, check=True)
+    new, old = machine.api(), machine.api(checkout=before)
+    with machine.partner(new) as partner:
+        ends = threading.Event()
+        episodes = [partner.add_episode() for _ in range(4)]
+        writers = [Writer(partner, api.base_url, e, ends, pause=0.01) for api, e in zip((new, old) * 2, episodes, strict=True)]
+        for writer in writers:
+            writer.start()
+        time.sleep(20)
+        ends.set()
+        for writer in writers:
+            writer.join(30)
+            assert not writer.is_alive()
+    lost, doubled = lost_and_doubled(machine, writers)
+    statuses = sum((Counter(w.statuses) for w in writers), Counter())
+    written = len(writers[1].acknowledged) + len(writers[3].acknowledged)
+    figure(f"{written} writes by the release before on the new schema, beside the new one: statuses {dict(statuses)}, {lost} lost, {doubled} doubled")
+    assert written > 50
+    assert (lost, doubled) == (0, 0)
+    assert set(statuses) == {201}
+
+
+def _git(*arguments):
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=False, capture_output=True, text=True).stdout.strip()
 
 
 def test_r24_a_base_backup_and_its_log_bring_back_everything_acknowledged(machine, figure, tmp_path, monkeypatch):

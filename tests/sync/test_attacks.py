@@ -161,6 +161,38 @@ def test_what_a_replica_had_written_is_kept_also_when_its_chart_was_left_or_it_i
     assert future["id"] in {c["id"] for c in partner.get(f"/v1/patients/{course.patient_id}/consents")["items"]}
 
 
+@pytest.mark.parametrize("stands_over", ["restriction", "withdrawn consent"])
+def test_a_replica_goes_on_when_something_stands_over_one_of_its_charts(partner, course, stands_over):
+    """What was written offline in that chart is kept for its team, shown to nobody meanwhile; the edits of other patients are taken."""
+    other = partner.add_episode(lead_clinician_id=course.lead)
+    other.consent()
+    phone = Device(partner, course.lead)
+    mine, theirs = course.add_relationship(label="aunt"), other.add_relationship(label="uncle")
+    phone.pull()
+    if stands_over == "restriction":
+        path = f"/v1/patients/{other.patient_id}/protection"
+        etag = partner.send("GET", path).headers["etag"]
+        partner.put(path, {"restricted_because": "objection_pending", "legal_hold": False}, etag=etag)
+    else:
+        decision = {"purpose": "treatment", "given": False, "wording": "v1", "decided_at": now()}
+        partner.post(f"/v1/patients/{other.patient_id}/consents", decision)
+    rows = [phone.rows["relationship", r["id"]] for r in (theirs, mine)]
+    answer = rxdb(phone, "relationship", *({"newDocumentState": {**r, "confiding": 2}, "assumedMasterState": r} for r in rows))
+    assert answer.status_code == 200, answer.text
+    assert partner.get(f"{course.path}/relationships/{mine['id']}")["confiding"] == 2
+    raws = [{**r, "conflict_level": 3, "_status": "updated", "_changed": "conflict_level"} for r in rows]
+    new = {"id": str(uuid4()), "episode_id": other.id, "label": "new", "relation_type": "friend", "_status": "created", "_changed": ""}
+    assert watermelon(phone, relationship={"updated": raws, "created": [new]}).status_code == 200
+    assert partner.get(f"{course.path}/relationships/{mine['id']}")["conflict_level"] == 3
+    if stands_over == "restriction":
+        assert "uncle" not in answer.text
+        partner.put(path, {"restricted_because": None, "legal_hold": False}, etag=partner.send("GET", path).headers["etag"])
+    kept = {c["entity_id"]: c["fields"] for c in conflicts(partner, course.token)}
+    assert kept[new["id"]]["label"] == "new"
+    assert partner.get(f"{other.path}/relationships/{theirs['id']}")["version"] == 1
+    assert theirs["id"] in kept
+
+
 HUGE = [10**20, -(10**22), {"a": [10**22]}, "[" * 260 + "]" * 260, "[" * 5000 + "]" * 5000, "\\u0000", 1e308, True, [[[[]]]]]
 
 

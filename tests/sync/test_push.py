@@ -6,6 +6,7 @@ from uuid import UUID, uuid4
 
 import pytest
 import sqlalchemy as sa
+from uuid_utils.compat import uuid7
 
 from app.store.database import Database
 from app.store.tables.sync import sync_mutation
@@ -410,3 +411,58 @@ def test_a_mutation_sees_what_the_one_before_it_did_to_the_course(ward):
     )
     assert (paused["status"], resumed["status"], twice["status"]) == ("applied", "applied", "rejected")
     assert episode.partner.get(episode.path)["status"] == "active"
+
+
+def test_a_restricted_patients_row_holds_up_no_other_patients_cry_for_help(partner):
+    """The phone was away when the patient was restricted; what it brings of that row is refused, and everything else goes through."""
+    one, other = partner.add_episode(), None
+    one.consent()
+    other = partner.add_episode(lead_clinician_id=one.lead)
+    other.consent()
+    person = other.add_relationship(label="aunt", conflict_level=1)
+    phone = Device(partner, one.lead)
+    etag = partner.send("GET", f"/v1/patients/{other.patient_id}/protection").headers["etag"]
+    partner.put(f"/v1/patients/{other.patient_id}/protection", {"restricted_because": "objection_pending", "legal_hold": False}, etag=etag)
+    answers = PHQ9 | {"9": 3}
+    results = phone.push(
+        mutation("relationship", "update", person["id"], 1, conflict_level=3),
+        mutation("assessment", "create", episode_id=one.id, instrument="PHQ-9", answered_at=now(), respondent="patient", answers=answers),
+    )
+    assert status_of(results) == ["rejected", "applied"]
+    assert results[0]["row"] is None
+    assert results[0]["problem"]["type"] == "/problems/processing-restricted"
+    assert len(partner.get(f"/v1/risk-alerts?episode_id={one.id}")["items"]) == 1
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_edits_of_one_row_mean_the_same_in_one_batch_and_one_by_one(partner, at_once):
+    episode = partner.add_episode()
+    phone = Device(partner, episode.lead)
+
+    def push(*mutations):
+        return phone.push(*mutations) if at_once else [r for m in mutations for r in phone.push(m)]
+
+    person = episode.add_relationship(conflict_level=2)
+    made = push(
+        mutation("relationship", "update", person["id"], 1, conflict_level=3), mutation("relationship", "update", person["id"], 1, conflict_level=2)
+    )
+    assert status_of(made) == ["applied", "merged"]
+    assert partner.get(f"{episode.path}/relationships/{person['id']}")["conflict_level"] == 2
+    row_id = str(uuid7())
+    made = push(
+        mutation("relationship", "create", row_id, episode_id=episode.id, label="x", relation_type="sibling"),
+        mutation("relationship", "update", row_id, 1, conflict_level=2),
+        mutation("relationship", "update", row_id, 1, conflict_level=3),
+    )
+    assert status_of(made) == ["applied", "applied", "merged"]
+    assert partner.get(f"{episode.path}/relationships/{row_id}")["conflict_level"] == 3
+
+
+def test_a_row_that_a_refusal_shows_stands_in_the_audit_trail_with_its_patient(partner):
+    episode = partner.add_episode()
+    person = episode.add_relationship(label="the secret brother")
+    phone = Device(partner, episode.lead, scope="sync inventory:read")
+    [result] = phone.push(mutation("relationship", "update", person["id"], 1, conflict_level=3))
+    assert (result["status"], result["row"]["label"]) == ("rejected", "the secret brother")
+    events = partner.get(f"/v1/audit-events?patient_id={episode.patient_id}&limit=200")["items"]
+    assert [e["resources"] for e in events if e["route"] == "POST /v1/sync/push"] == [[f"relationship/{person['id']}"]]

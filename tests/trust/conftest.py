@@ -56,7 +56,7 @@ def upkept(service, on_database, monkeypatch, tmp_path):
     def run(name, *, later=timedelta(0)):
         job = getattr(upkeep, name)
         moment = clock(lambda: datetime.now(UTC) + later)
-        journal = (Journal(tmp_path / "erasures.jsonl", ring, ERASURES),) if name == "erase_rows" else ()
+        journal = (Journal(tmp_path / "erasures.jsonl", ring, ERASURES),) if name in {"erase_rows", "retire_records"} else ()
         arguments = (ring,) if name == "rewrap_keys" else (ring, moment, *journal)
         return on_database(lambda database: job(database, *arguments), "ipt_worker")
 
