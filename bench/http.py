@@ -81,7 +81,8 @@ class Heard:
             for path, body in (("sessions", session), ("assessments", answers))
         ]
         pull = twice(lambda: device("GET", self.pulled), str(stage.partner_id))
-        self.rows = [max((s for t in pull for s in t.statements), key=lambda s: "max(" in s.sql and "patient_key" in s.sql)]
+        self.rows = [s for t in pull for s in t.statements if "max(" in s.sql and "patient_key" in s.sql]
+        assert len(self.rows) == 1, "one statement brings the page"
 
 
 def token_of(stage: Stage, address: str, clinician: str, device: str | None = None) -> str:
@@ -177,20 +178,18 @@ def released(stage: Stage, _heard: Heard) -> Iterator[Row]:
     with service(stage) as address:
         bearer = {"Authorization": f"Bearer {token(stage, address)}"}
         analyst = token(stage, address, grant_type="client_credentials", scope="outcomes:read")
-        app = Caller(address, bearer["Authorization"].split()[1])
         tables = Caller(address, analyst)("GET", "/v1/outcomes/tables")["tables"]
-        session = app("GET", f"/v1/episodes/{stage.courses[5]}/sessions?limit=1")["items"][0]["id"]
         table, plain = alternating(
             ROUNDS,
             lambda: drive(
                 address, [("GET", f"/v1/outcomes/tables/{t['id']}", "") for t in tables[:20]], {"Authorization": f"Bearer {analyst}"}, seconds=SECONDS
             ),
-            lambda: drive(address, [("GET", f"/v1/episodes/{stage.courses[5]}/sessions/{session}", "")], bearer, seconds=SECONDS),
+            lambda: drive(address, [("GET", phase_of(c), "") for c in stage.courses], bearer, seconds=SECONDS),
         )
     ratio = plain.per_second / table.per_second
     yield Row(
         *("anonymised table, released already", "reads/s", table.per_second, plain.per_second, ratio, "<= 1.5", ratio <= 1.5),
-        *(table.p50_ms, table.p99_ms, "cost of one, of a plain read of the service (a session)"),
+        *(table.p50_ms, table.p99_ms, "cost of one, of the fastest read of a chart (the phase)"),
     )
 
 

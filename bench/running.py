@@ -85,10 +85,11 @@ def clock(stage: Stage, heard: Heard) -> Iterator[Row]:
 def dumping(stage: Stage) -> Iterator[None]:
     """Dump the database over and over until the block ends."""
     ends = threading.Event()
+    codes: list[int] = []
 
     def dump() -> None:
         while not ends.is_set():
-            subprocess.run(["pg_dump", "-f", os.devnull, stage.url(embedded.SUPERUSER)], check=True)
+            codes.append(subprocess.run(["pg_dump", "-f", os.devnull, stage.url(embedded.SUPERUSER)], check=False).returncode)
 
     dumper = threading.Thread(target=dump)
     dumper.start()
@@ -97,6 +98,8 @@ def dumping(stage: Stage) -> Iterator[None]:
     finally:
         ends.set()
         dumper.join()
+        if any(codes):
+            raise RuntimeError("pg_dump failed: nothing was dumped meanwhile")
 
 
 def rules(_stage: Stage, _heard: Heard) -> Iterator[Row]:

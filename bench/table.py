@@ -2,8 +2,10 @@
 
 import json
 import os
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 
@@ -82,10 +84,17 @@ def head() -> None:
 
 
 def save(rows: Sequence[Row], name: str = "latest.json") -> None:
-    """Write the results; rows of other runs that were not measured now stay as they were."""
+    """Write the results; rows that were not measured now stay as they were: each says when it was, and of which commit."""
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / name
     before = json.loads(file.read_text())["rows"] if file.exists() else []
     fresh = {r.work for r in rows}
     kept = [r for r in before if r["work"] not in fresh]
-    file.write_text(json.dumps({"machine": machine(), "rows": [asdict(r) for r in rows] + kept}, indent=1) + "\n")
+    done = [asdict(r) | {"measured": datetime.now(UTC).date().isoformat(), "commit": _commit()} for r in rows]
+    file.write_text(json.dumps({"machine": machine(), "rows": done + kept}, indent=1) + "\n")
+
+
+def _commit() -> str:
+    """Return the newest commit of what is measured."""
+    said = subprocess.run(["git", "log", "-1", "--format=%h", "--", "../app", "."], cwd=RESULTS.parent, capture_output=True, text=True, check=False)
+    return said.stdout.strip()

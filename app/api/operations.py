@@ -97,6 +97,7 @@ def add_docs(app: FastAPI) -> None:
     written: list[bytes] = []  # the document, once somebody has asked for it
 
     @app.get("/openapi.json", include_in_schema=False)
-    async def document() -> JSONResponse:
-        written.extend([] if written else [orjson.dumps(app.openapi())])
+    async def document() -> Response:
+        if not written:
+            written.append(orjson.dumps(app.openapi()))
         return Response(written[0], media_type="application/json")
