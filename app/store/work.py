@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import aggregate_order_by
 
 from app.store.database import Connection, Row
-from app.store.people import charts, decision_on, in_caseload, in_team, listed
+from app.store.people import charts, decision_on, in_caseload, in_team, listed, person_of
 from app.store.rows import own, page
 from app.store.statements import EACH, Prepared, any_of, given, prepared
 from app.store.tables.inventory import relationship
@@ -45,7 +45,7 @@ def _counted(row: Row) -> Row:
 @prepared
 def _gate_facts() -> sa.Select[Any]:
     e, p = episode, patient
-    consented = decision_on(EACH, sa.func.coalesce(p.c.merged_into, p.c.id), "treatment").scalar_subquery()
+    consented = decision_on(EACH, person_of(p), "treatment", p).scalar_subquery()
     base = sa.select(e.c.id.label("episode_id"), consented.label("consented")).where(own(EACH, e), e.c.id == any_of("episode_ids", e.c.id))
     return _with_counts(base.join(p, (p.c.partner_id == e.c.partner_id) & (p.c.id == e.c.patient_id)))
 

@@ -7,8 +7,8 @@ from tests.soak.history import History
 
 def told(*seen):
     history = History()
-    for kind, version, started, ended in seen:
-        history.note("row", kind, version, started, ended)
+    for kind, version, *rest in seen:
+        history.note("row", kind, version, *rest)
     return history
 
 
@@ -32,6 +32,7 @@ def test_what_can_be_true_passes(seen, final):
         ((("write", 2, 0, 1), ("write", 4, 1, 2)), 4, "without a writer"),
         ((("write", 2, 0, 1), ("read", 1, 2, 3)), 2, "was read after 2"),
         ((("write", 2, 0, 1), ("write", 3, 1, 2)), 2, "ends with version 2"),
+        ((("write", 2, 0, 1, "new"), ("read", 2, 2, 3, "old")), 2, "with 2 contents"),
     ],
 )
 def test_what_cannot_be_true_is_found(seen, final, fault):

@@ -2,7 +2,7 @@
 
 Each operation is noted with its beginning and end. A write that was answered made its version; one whose answer was lost may have made any.
 The rules (in the order of the checks): a version has one writer; versions follow each other but for those that may have been made by writes
-without an answer; what is read after an acknowledged write is not older; in the end the highest version stands.
+without an answer; what is read after an acknowledged write is not older; a version has one content; in the end the highest version stands.
 """
 
 import threading
@@ -19,6 +19,7 @@ class Seen:
     version: int | None  # None: no answer came
     started: float
     ended: float
+    value: str | None = None
 
 
 class History:
@@ -58,6 +59,11 @@ def _faults(row, seen, final):
             highest, at = max(highest, newest[at].version), at + 1
         if read.version < highest:
             found.append(f"{row}: version {read.version} was read after {highest} had been acknowledged")
+    contents = defaultdict(set)
+    for each in seen:
+        if each.version is not None and each.value is not None:
+            contents[each.version].add(each.value)
+    found += [f"{row}: version {v} was seen with {len(c)} contents" for v, c in contents.items() if len(c) > 1]
     if written and final < max(writers):
         found.append(f"{row}: ends with version {final}, and {max(writers)} had been acknowledged")
     return found

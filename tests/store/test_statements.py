@@ -85,3 +85,19 @@ def test_an_index_answers_every_hot_statement(name, service, partner):
     plan = asyncio.run(done())
     scanned = {line.split("Seq Scan on ")[1].split()[0] for line in plan.splitlines() if "Seq Scan on " in line}
     assert scanned <= OF_A_PARTNER_ONCE, plan
+    assert looked_up_by_partner_alone(plan) <= OF_A_PARTNER_ONCE, plan
+
+
+def looked_up_by_partner_alone(plan):
+    """Return the tables of which an index is asked for no more than the partner: every row of the partner is read, and most are thrown away."""
+    found = set()
+    for scan in re.finditer(r"Index(?: Only)? Scan using \S+ on (\S+)[^\n]*(?:\n(?! *->)[^\n]*)*", plan):
+        condition = re.search(r"Index Cond: ([^\n]*)", scan.group())
+        if condition is None or " AND " not in condition.group(1):
+            found.add(scan.group(1))
+    for scan in re.finditer(
+        r"Bitmap Heap Scan on (\S+)[^\n]*(?:\n(?!.*Bitmap Index)[^\n]*)*\n.*Bitmap Index Scan[^\n]*\n *Index Cond: ([^\n]*)", plan
+    ):
+        if " AND " not in scan.group(2):
+            found.add(scan.group(1))
+    return found
