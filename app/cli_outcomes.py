@@ -166,7 +166,7 @@ def outcomes_reconcile(
 
 
 def _worker(ready: Settings) -> Database:
-    return Database(ready.worker_database_url or ready.database_url or "", "ipt_worker", pool_size=3, pooler=ready.pooler)
+    return Database(ready.worker_database_url or ready.database_url or "", "ipt_worker", pool_size=3, pooler=ready.pooler, statement_seconds=None)
 
 
 @outcomes_app.command("trace")

@@ -47,6 +47,7 @@ ALERTS_EVERY_SECONDS = 5.0
 DELIVER_EVERY_SECONDS = 0.5
 PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
 GRACE_SECONDS = 3.0
+LONGEST_STATEMENT_SECONDS = 600  # of jobs that go through all of a partner's rows; nobody waits for them
 SOON_SECONDS = 0.02
 URGENT_AT_ONCE, OTHERS_AT_ONCE = 64, 64
 URGENT_OF_A_PARTNER, OTHERS_OF_A_PARTNER = 16, 32
@@ -61,6 +62,7 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
         message = "The worker needs IPT_DATABASE_URL."
         raise ValueError(message)
     database = Database(url, "ipt_worker", pool_size=6, pooler=settings.pooler)
+    at_length = Database(url, "ipt_worker", pool_size=2, pooler=settings.pooler, statement_seconds=LONGEST_STATEMENT_SECONDS)
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -72,15 +74,15 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
     try:
         await asyncio.gather(
             _every(ALERTS_EVERY_SECONDS, stop, "alerts_escalated", lambda: escalate(database, ring, clock(utc_now))),
-            _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(database, utc_now())),
-            _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(database, utc_now())),
+            _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(at_length, utc_now())),
+            _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(at_length, utc_now())),
             _every(ERASE_EVERY_SECONDS, stop, "rows_erased", lambda: erase_rows(database, ring, clock(utc_now), erasures)),
             _every(SEAL_EVERY_SECONDS, stop, "audit_sealed", lambda: seal_trails(database, ring, clock(utc_now))),
             _every(REWRAP_EVERY_SECONDS, stop, "keys_rewrapped", lambda: rewrap_keys(database, ring), soon=SOON_SECONDS),
             _every(RETIRE_EVERY_SECONDS, stop, "records_retired", lambda: retire_records(database, ring, clock(utc_now), erasures)),
-            _every(FREEZE_EVERY_SECONDS, stop, "quarters_frozen", lambda: freeze_quarters(database, ring, clock(utc_now))),
+            _every(FREEZE_EVERY_SECONDS, stop, "quarters_frozen", lambda: freeze_quarters(at_length, ring, clock(utc_now))),
             _release(database, journal, stop),
-            _every(EXTRACT_EVERY_SECONDS, stop, "extracts_made", lambda: make_extracts(database, ring, clock(utc_now))),
+            _every(EXTRACT_EVERY_SECONDS, stop, "extracts_made", lambda: make_extracts(at_length, ring, clock(utc_now))),
             _every(CLEAR_EXTRACTS_EVERY_SECONDS, stop, "extracts_cleared", lambda: clear_old_extracts(database, clock(utc_now))),
             _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now)), soon=SOON_SECONDS),
             _stop_with(parent, stop),
@@ -88,6 +90,7 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
     finally:
         await deliveries.close()
         await database.close()
+        await at_length.close()
 
 
 async def _release(database: Database, journal: Journal, stop: asyncio.Event) -> None:

@@ -95,10 +95,10 @@ async def standing_of(
     Their registrations, those that are restricted or erased, the decisions on consent, and the registration of each fact that there is.
     """
     p, f = patient, outcome_fact
-    among = sa.or_(p.c.id.in_(person_ids), p.c.merged_into.in_(person_ids))
+    among = sa.or_(p.c.id == sa.any_(_ids(person_ids)), p.c.merged_into == sa.any_(_ids(person_ids)))
     people = await _people(connection, among)
     person_of = {r["id"]: r["merged_into"] or r["id"] for r in people}
-    mine = f.c.patient_id.in_(list(person_of))
+    mine = f.c.patient_id == sa.any_(_ids(list(person_of)))
     facts = await connection.rows(sa.select(f.c.patient_id).where(own(connection, f), mine, f.c.kind == kind))
     return person_of, _hidden(people), await _decisions(connection, list(person_of)), [r["patient_id"] for r in facts]
 
@@ -124,7 +124,7 @@ async def _decisions(connection: Connection, registrations: Sequence[UUID]) -> l
 async def used_already(connection: Connection, kind: str, episode_ids: Sequence[UUID]) -> set[UUID]:
     """Return which courses have given a fact of a kind already."""
     f = outcome_fact
-    query = sa.select(f.c.episode_id).where(own(connection, f), f.c.episode_id.in_(episode_ids), f.c.kind == kind)
+    query = sa.select(f.c.episode_id).where(own(connection, f), f.c.episode_id == sa.any_(_ids(episode_ids)), f.c.kind == kind)
     return {r["episode_id"] for r in await connection.rows(query)}
 
 
@@ -133,17 +133,17 @@ async def work_of(connection: Connection, episode_ids: Sequence[UUID]) -> tuple[
     s, a, f = session, assessment, focus
     sessions = await connection.rows(
         sa.select(s.c.episode_id, s.c.starts_at, s.c.mode, s.c.number)
-        .where(own(connection, s), s.c.episode_id.in_(episode_ids), s.c.status == "held", ~s.c.entered_in_error)
+        .where(own(connection, s), s.c.episode_id == sa.any_(_ids(episode_ids)), s.c.status == "held", ~s.c.entered_in_error)
         .order_by(s.c.starts_at)
     )
     columns = ("episode_id", "instrument", "answered_at", "respondent", "partial_sum", "total", "band", "is_case", "missing", "prorated")
     scores = await connection.rows(
         sa.select(*(a.c[name] for name in columns))
-        .where(own(connection, a), a.c.episode_id.in_(episode_ids), a.c.instrument.in_(MEASURED), a.c.total.is_not(None))
+        .where(own(connection, a), a.c.episode_id == sa.any_(_ids(episode_ids)), a.c.instrument.in_(MEASURED), a.c.total.is_not(None))
         .where(~a.c.entered_in_error, a.c.follow_up_id.is_(None))
         .order_by(a.c.answered_at, a.c.id)
     )
-    areas = await connection.rows(sa.select(f.c.episode_id, f.c.primary_area).where(own(connection, f), f.c.episode_id.in_(episode_ids)))
+    areas = await connection.rows(sa.select(f.c.episode_id, f.c.primary_area).where(own(connection, f), f.c.episode_id == sa.any_(_ids(episode_ids))))
     return sessions, scores, {r["episode_id"]: r["primary_area"] for r in areas}
 
 
