@@ -4,20 +4,20 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.alerts import acknowledge_alert, close_alert, find_known_stable, get_alert, raise_as_clinician
 from app.actions.visit import public
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import In, InChart, Moment, Out, Prose
 from app.domain.protection import SAFETY
 from app.domain.risk import LATE_AFTER
 from app.store.database import Row
 from app.store.work import page_alerts
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["risk"])
+router = Router(prefix="/v1", route_class=Route, tags=["risk"])
 
 AlertStatus = Literal["open", "acknowledged", "closed"]
 AlertKind = Literal["self_harm", "harm_to_others", "psychosis", "safeguarding"]

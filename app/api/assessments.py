@@ -4,7 +4,6 @@ from datetime import date
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.records import get_in_chart, reveal
@@ -16,6 +15,7 @@ from app.api.alerts import AlertOut
 from app.api.pages import Cursor, Limit
 from app.api.people import Locale
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, In, InChart, Level, Moment, NewId, Out, Prose
 from app.domain.errors import NotFound
 from app.domain.protection import RECORD
@@ -23,8 +23,8 @@ from app.store.database import Row
 from app.store.tables.work import assessment
 from app.store.work import page_chart
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["assessments"])
-crisis = APIRouter(prefix="/v1", route_class=Route, tags=["risk"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["assessments"])
+crisis = Router(prefix="/v1", route_class=Route, tags=["risk"])
 
 ItemNumber = Annotated[str, Field(pattern=r"^[1-9][0-9]?$")]
 Value = Annotated[int, Field(strict=True, ge=-100, le=100)]

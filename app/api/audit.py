@@ -5,7 +5,7 @@ from urllib.parse import urlencode
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response
 
@@ -13,12 +13,13 @@ from app.actions.trail import read_accesses, read_audit_events, read_seal_keys, 
 from app.api.pages import Cursor
 from app.api.protection import AccessesOf
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Moment, Out
 from app.domain.audit import as_fhir
 from app.domain.protection import RIGHTS
 from app.store.database import Row
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["audit"])
+router = Router(prefix="/v1", route_class=Route, tags=["audit"])
 Many = Annotated[int, Query(ge=1, le=1000)]
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field
 
 from app.actions.caseload import (
@@ -22,6 +22,7 @@ from app.api.catalogue import ProtocolOut
 from app.api.pages import Cursor, Limit
 from app.api.people import PatientOut
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Flag, In, Kept, Line, Moment, Out, Prose, Whole
 from app.domain.errors import NotFound
 from app.domain.protection import RIGHTS, YEARS_KEPT_MAX, YEARS_KEPT_MIN
@@ -30,7 +31,7 @@ from app.store.database import Row
 from app.store.rows import find_row, rows_of
 from app.store.tables.caseload import partner_protocol
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["caseload"])
+router = Router(prefix="/v1", route_class=Route, tags=["caseload"])
 
 LanguageCode = Annotated[str, Field(pattern=r"^(default|[a-z]{2,3}(-[A-Z]{2})?)$")]
 

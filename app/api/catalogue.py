@@ -5,11 +5,12 @@ from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from fastapi.routing import APIRoute
 from pydantic import Field
 from starlette.responses import Response
 
+from app.api.routing import Router
 from app.api.shapes import Out
 from app.domain.instruments import Instrument, instrument, instruments
 from app.domain.problem_area import DISCLAIMER, ruleset
@@ -38,7 +39,7 @@ class PublicRoute(APIRoute):
         return answer
 
 
-router = APIRouter(prefix="/v1", route_class=PublicRoute, tags=["catalogue"])
+router = Router(prefix="/v1", route_class=PublicRoute, tags=["catalogue"])
 
 
 class FigureOut(Out):

@@ -4,15 +4,15 @@ from datetime import timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
 from app.actions.clients import add_key, create_client, list_clients, retire_key, rotate_client_secret, turn_off
 from app.api.request import SCOPES, Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, In, Moment, Out, Whole
 from app.store.database import Row
 
-router = APIRouter(prefix="/v1/clients", route_class=Route, tags=["clients"])
+router = Router(prefix="/v1/clients", route_class=Route, tags=["clients"])
 
 
 def _known(scope: str) -> str:

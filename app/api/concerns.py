@@ -3,18 +3,18 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.inventory import add_to_chart, amend_in_chart
 from app.api.inventory import Area, list_of, read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Day, Flag, In, InChart, NewId, Out, Prose, Rating
 from app.store.database import Row
 from app.store.tables.inventory import goal, problem
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["inventory"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["inventory"])
 
 
 class _Problem(In):

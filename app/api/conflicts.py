@@ -4,7 +4,6 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.history import read_history
@@ -16,6 +15,7 @@ from app.api.mutations import HANDLERS, read_mutation
 from app.api.pages import Cursor, Limit
 from app.api.pushes import shown_problem
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import In, InChart, Moment, Out, Prose
 from app.domain.errors import Fault, Invalid, NotFound
 from app.store.database import Row
@@ -25,7 +25,7 @@ from app.store.sync import caseload_of
 from app.store.tables.people import patient_key
 from app.store.tables.sync import sync_conflict
 
-router = APIRouter(prefix="/v1/sync/conflicts", route_class=Route, tags=["sync"])
+router = Router(prefix="/v1/sync/conflicts", route_class=Route, tags=["sync"])
 
 
 class ConflictOut(InChart):

@@ -4,7 +4,6 @@ from datetime import date
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.course import enter_phase, get_singleton, put_contract, put_formulation, read_phase, record_task
@@ -12,11 +11,12 @@ from app.api.episodes import Phase, Status
 from app.api.inventory import Area, list_of
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Count, Day, Flag, In, InChart, Minutes, Moment, Out, Prose
 from app.store.database import Row
 from app.store.tables.work import contract, formulation, phase_transition
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["course"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["course"])
 
 
 class FormulationIn(In):

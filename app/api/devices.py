@@ -4,19 +4,19 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.devices import get_device, note_owners, report_wiped, revoke_device, wipe_list
 from app.actions.visit import public
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Kept, Moment, Out
 from app.store.database import Row
 from app.store.rows import own, page
 from app.store.tables.sync import device
 
-router = APIRouter(prefix="/v1/devices", route_class=Route, tags=["sync"])
+router = Router(prefix="/v1/devices", route_class=Route, tags=["sync"])
 
 
 class DeviceOut(Kept):

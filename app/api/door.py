@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote_plus
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from pydantic import Field
 from starlette.responses import JSONResponse, Response
 
@@ -29,6 +29,7 @@ from app.actions.door import (
 from app.actions.visit import Visit
 from app.api.bearer import PROOFS_KEPT
 from app.api.request import SCOPES, House
+from app.api.routing import Router
 from app.api.shapes import Out
 from app.keys.jws import TokenRefused
 from app.keys.tokens import ACCESS_TOKEN_SECONDS, Caller, is_thumbprint, mint, new_caller, read_access_token, read_proof
@@ -37,7 +38,7 @@ from app.store.database import Connection, clock
 from app.store.door import revoke, use_proof
 from app.store.feed import stamp
 
-router = APIRouter(tags=["door"])
+router = Router(tags=["door"])
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"

@@ -3,17 +3,17 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.due import due_of, due_over_caseload, due_row
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Moment, Out
 from app.store.database import Row
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["due"])
+router = Router(prefix="/v1", route_class=Route, tags=["due"])
 
 Kind = Literal["alert", "review", "session", "request", "measure", "follow_up", "homework", "task", "proposal", "question"]
 

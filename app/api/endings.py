@@ -4,7 +4,6 @@ from datetime import date
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.course import get_singleton
@@ -13,13 +12,14 @@ from app.actions.records import get_in_chart, reveal
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Day, In, InChart, Label, Line, NewId, Out, Prose, Rating
 from app.domain.protection import RECORD
 from app.store.database import Row
 from app.store.tables.work import early_ending, follow_up
 from app.store.work import page_chart
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["ending"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["ending"])
 
 SignType = Literal["sleep", "interest", "withdrawal", "irritability", "thought", "body", "relational"]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query, Response
+from fastapi import Query, Response
 from pydantic import Field
 
 from app.actions.ending import read_timeline
@@ -14,6 +14,7 @@ from app.actions.records import fields_for, get_in_chart, reveal
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Age, Code, Count, Day, Flag, In, InChart, Kept, Moment, NewId, Out, Precision, Reference
 from app.domain.people import CONTRAINDICATIONS
 from app.store.database import Row
@@ -21,7 +22,7 @@ from app.store.people import page_episodes
 from app.store.rows import own, page
 from app.store.tables.people import care_team, episode
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["episodes"])
+router = Router(prefix="/v1", route_class=Route, tags=["episodes"])
 
 Status = Literal["referred", "active", "paused", "completed", "ended_early", "closed"]
 Phase = Literal["screening", "initial", "middle", "termination", "follow_up"]

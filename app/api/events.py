@@ -3,15 +3,16 @@
 from typing import Annotated, Any
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 
 from app.actions.webhooks import known_types, read_events
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Moment, Out
 from app.api.sync import FeedCursor, MaybeCursor
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["events"])
+router = Router(prefix="/v1", route_class=Route, tags=["events"])
 MOST_EVENTS = 1_000
 
 

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.responses import Response
 
@@ -20,11 +20,12 @@ from app.actions.extracts import (
 )
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, In, Moment, Out
 from app.domain.quarters import quarter_from
 from app.store.database import Row
 
-router = APIRouter(prefix="/v1/outcomes/extracts", route_class=Route, tags=["outcomes"])
+router = Router(prefix="/v1/outcomes/extracts", route_class=Route, tags=["outcomes"])
 Period = Annotated[str, Field(max_length=10, examples=["2025Q1"], description="A frozen quarter; safe_harbor takes whole calendar years")]
 
 

@@ -4,7 +4,6 @@ from datetime import date
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.classification import choose_focus, get_classification, get_focus, put_indicators, run_classifier, with_plans, work_on_area
@@ -13,12 +12,13 @@ from app.actions.records import get_in_chart
 from app.actions.visit import open_chart
 from app.api.inventory import Area, Pattern
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, Day, Flag, In, InChart, Label, MaybeProse, Moment, Out, Prose, Rating
 from app.domain.focus import FocusChoice
 from app.store.database import Row
 from app.store.tables.work import focus_area, indicator_set
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["classification"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["classification"])
 
 AnswerValue = Literal["absent", "possible", "present", "unknown", "not_applicable"]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 
 from app.actions.couples import add_couple, amend_couple, get_couple, read_views
@@ -25,13 +25,14 @@ from app.actions.groups import (
 from app.actions.visit import public
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.sessions import Attendance, Mode, SessionOut, TechniqueUsed
 from app.api.shapes import Code, Day, Flag, In, InChart, Kept, Level, Minutes, Moment, NewId, Out, Prose, Rating, Reference
 from app.store.database import Row
 from app.store.rows import own, page
 from app.store.tables.groups import therapy_group
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["groups"])
+router = Router(prefix="/v1", route_class=Route, tags=["groups"])
 
 
 class GroupIn(In):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Path, Query
+from fastapi import Path, Query
 from pydantic import Field
 
 from app.actions.couples import get_couple
@@ -20,6 +20,7 @@ from app.actions.workflow import note_of
 from app.api.inventory import Measures
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Moment, Out
 from app.domain.protection import RIGHTS
 from app.domain.sync import cursor_of
@@ -47,7 +48,7 @@ from app.store.tables.work import (
 )
 from app.store.tables.workflow import analysis, assessment_request, change_attempt, homework, medication, session_note
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["history"])
+router = Router(prefix="/v1", route_class=Route, tags=["history"])
 
 
 class VersionOut(Out):

@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.imports import run_import
@@ -16,6 +15,7 @@ from app.api.episodes import EpisodeIn, Phase, Status
 from app.api.inventory import Area, LifeEventIn, RelationshipIn
 from app.api.people import ConsentIn, PatientIn
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.sessions import SessionIn
 from app.api.shapes import Flag, In, Kept, MaybeProse, Moment, NewId, Out
 from app.domain.errors import NotFound
@@ -23,7 +23,7 @@ from app.store.database import Row
 from app.store.rows import find_row
 from app.store.tables.caseload import import_job
 
-router = APIRouter(prefix="/v1/imports", route_class=Route, tags=["imports"])
+router = Router(prefix="/v1/imports", route_class=Route, tags=["imports"])
 
 
 class Placed(In):

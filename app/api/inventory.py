@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field
 
 from app.actions.inventory import add_to_chart, amend_in_chart, delete_in_chart, lift_safety_mark, read_inventory
@@ -12,13 +12,14 @@ from app.actions.records import get_in_chart, reveal
 from app.actions.visit import open_chart
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Day, Flag, In, InChart, Label, Level, Moment, NewId, Out, Precision, Prose, Ring, Whole
 from app.domain.inventory import reciprocity
 from app.store.database import Row
 from app.store.tables.inventory import life_event, relationship
 from app.store.work import page_chart
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["inventory"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["inventory"])
 
 RelationType = Literal[
     "spouse_partner", "ex_partner", "parent", "step_parent", "child", "sibling", "grandparent", "in_law", "godparent", "co_wife",

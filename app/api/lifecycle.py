@@ -3,7 +3,6 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.lifecycle import change_status, continuations, continue_course
@@ -11,12 +10,13 @@ from app.api.episodes import EpisodeOut, Status
 from app.api.inventory import list_of, read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Age, Code, Day, In, InChart, Moment, NewId, Out, Prose, Reference
 from app.domain.protection import RECORD
 from app.store.database import Row
 from app.store.tables.workflow import status_change
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["course"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["course"])
 
 CommandName = Literal["pause", "resume", "hold_for_risk", "release_hold", "re_engage", "close", "reopen"]
 

@@ -4,7 +4,6 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.records import reveal
@@ -13,6 +12,7 @@ from app.actions.workflow import add_addendum, note_of, read_note, write_note
 from app.api.inventory import read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Flag, In, InChart, Moment, NewId, Out, Prose
 from app.domain.errors import NotFound
 from app.domain.protection import RECORD
@@ -20,7 +20,7 @@ from app.store.database import Row
 from app.store.rows import own, page
 from app.store.tables.workflow import addendum
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["notes"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["notes"])
 
 
 class NoteIn(In):

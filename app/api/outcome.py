@@ -6,7 +6,6 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -18,6 +17,7 @@ from app.api.assessments import shown_trajectory
 from app.api.inventory import Measures
 from app.api.problems import ScopeMissing, Unavailable
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Out
 from app.domain.protection import SHARING
 from app.render.circles import Person, circles, initials
@@ -26,7 +26,7 @@ from app.render.pdf import as_pdf
 from app.render.trajectory import trajectory
 from app.store.database import Row
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["outcome"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["outcome"])
 
 making = asyncio.Semaphore(2)  # letters in PDF at once, in one process
 STILL = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'"}  # a document that runs nothing and fetches nothing

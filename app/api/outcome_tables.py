@@ -5,13 +5,14 @@ import io
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from fastapi.concurrency import run_in_threadpool
 from pydantic import Field
 from starlette.responses import Response
 
 from app.actions.outcome_tables import SHOWN_AFTER, described, is_ready, order_table, read_offer, read_table
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import In, Moment, Out
 from app.domain.anonymity import COLUMNS, LEVELS
 from app.domain.errors import Conflict
@@ -35,7 +36,7 @@ from app.render.chart import Dot, Picture, chart
 from app.render.files import cell
 from app.store.database import Row
 
-router = APIRouter(prefix="/v1/outcomes", route_class=Route, tags=["outcomes"])
+router = Router(prefix="/v1/outcomes", route_class=Route, tags=["outcomes"])
 STILL = {"Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'", "X-Content-Type-Options": "nosniff"}
 NEXT_QUARTERS = 4
 

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 
 from app.actions.people import (
@@ -21,6 +21,7 @@ from app.actions.records import fields_for, reveal
 from app.actions.visit import open_patient
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, Flag, In, Kept, Line, Moment, NewId, Out, Prose, Reference, Year
 from app.domain.protection import RIGHTS
 from app.store.database import Row
@@ -28,7 +29,7 @@ from app.store.people import page_clinicians, page_patients
 from app.store.rows import own, page
 from app.store.tables.people import clinician, consent, patient
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["people"])
+router = Router(prefix="/v1", route_class=Route, tags=["people"])
 
 Sex = Literal["female", "male", "intersex", "other", "not_recorded"]
 Locale = Annotated[str, Field(pattern=r"^[a-z]{2,3}(-[A-Z]{2})?$", examples=["en", "es-ES"])]

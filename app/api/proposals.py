@@ -3,7 +3,6 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.agreement import read_agreement
@@ -12,12 +11,13 @@ from app.api.focus import ClassificationOut
 from app.api.inventory import list_of, read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, Day, In, Moment, NewId, Out, Prose, Text, Whole
 from app.domain.agreement import HUMAN_KAPPA, STATEMENT
 from app.store.database import Row
 from app.store.tables.work import classification
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["classification"])
+router = Router(prefix="/v1", route_class=Route, tags=["classification"])
 
 Place = Annotated[Whole, Field(ge=0, le=20_000)]
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import Response
@@ -24,12 +24,13 @@ from app.actions.subject import subject_export
 from app.api.outcome import STILL
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Flag, In, Kept, Moment, Out, Prose, Reference, Text
 from app.domain.protection import RIGHTS, SHORTEST_REASON
 from app.render.record import record_as_html
 from app.store.database import Row
 
-router = APIRouter(prefix="/v1", route_class=Route, tags=["protection"])
+router = Router(prefix="/v1", route_class=Route, tags=["protection"])
 
 Restriction = Literal["accuracy_contested", "processing_unlawful", "needed_for_claims", "objection_pending"]
 Finding = Literal["justified", "not_justified"]

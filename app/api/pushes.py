@@ -4,7 +4,6 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 
 from app.actions.mutation import Result, told
@@ -12,11 +11,12 @@ from app.actions.pushing import push, row_there
 from app.api.mutations import read_mutation
 from app.api.problems import every_problem, name_of, status_of
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import In, Moment, OneLine, Out, Whole
 from app.domain.errors import Fault, Invalid, Refusal, escaped
 from app.domain.sync import SCHEMA_VERSION, GroupRefused, MutationMalformed, check_schema
 
-router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
+router = Router(prefix="/v1/sync", route_class=Route, tags=["sync"])
 
 MOST_MUTATIONS = 100
 

@@ -3,7 +3,6 @@
 from typing import Annotated, Literal
 from uuid import UUID
 
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.synced import is_shown
@@ -13,12 +12,13 @@ from app.api.assessments import ItemNumber, Notice, RespondentName, Value, for_t
 from app.api.inventory import list_of, read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, In, InChart, Moment, NewId, Out, Prose
 from app.domain.errors import NotFound
 from app.store.database import Row
 from app.store.tables.workflow import assessment_request
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["assessments"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["assessments"])
 
 RequestStatus = Literal["open", "answered", "cancelled"]
 

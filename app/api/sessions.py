@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from fastapi import APIRouter, Query
+from fastapi import Query
 from pydantic import Field
 
 from app.actions.contacts import amend_session, record_session, reschedule_session
@@ -13,6 +13,7 @@ from app.api.inventory import Area
 from app.api.pages import Cursor, Limit
 from app.api.people import TimeZone
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Code, Flag, In, InChart, Level, Line, Minutes, Moment, NewId, Out, Prose, Rating, Reference
 from app.domain.protection import RECORD
 from app.domain.sessions import AFFECTS
@@ -20,8 +21,8 @@ from app.store.database import Row
 from app.store.tables.work import session
 from app.store.work import page_chart, page_sessions
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["sessions"])
-everywhere = APIRouter(prefix="/v1", route_class=Route, tags=["sessions"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["sessions"])
+everywhere = Router(prefix="/v1", route_class=Route, tags=["sessions"])
 
 Mode = Literal["in_person", "video", "phone", "text"]
 SessionStatus = Literal["scheduled", "held", "missed", "cancelled"]

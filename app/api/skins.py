@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Path, Query, Request
+from fastapi import Path, Query, Request
 from pydantic import Field
 from starlette.responses import StreamingResponse
 
@@ -19,12 +19,13 @@ from app.api.bodies import parse
 from app.api.mutations import bounded, mutation_id_of, read_mutation, takes_text
 from app.api.problems import Malformed
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Out
 from app.api.sync import MOST_CHANGES, FeedCursor, MaybeCursor, stream_for
 from app.domain.sync import SERVER_MADE, CursorAhead, CursorExpired, CursorMalformed
 from app.store.feed import version_at, where_it_stands
 
-router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
+router = Router(prefix="/v1/sync", route_class=Route, tags=["sync"])
 
 MOST_ROWS = 1_000
 MOST_AT_ONCE = 500  # WatermelonDB sends everything that is marked in one request

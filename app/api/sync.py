@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import orjson
-from fastapi import APIRouter, Query, Request
+from fastapi import Query, Request
 from pydantic import Field
 from starlette.responses import Response, StreamingResponse
 
@@ -16,6 +16,7 @@ from app.actions.pulling import digest, has_news, pull, scope_of
 from app.actions.visit import Visit
 from app.actions.wire import wire_of
 from app.api.request import Call, House, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Moment, Out
 from app.domain.errors import Refusal
 from app.domain.sync import LARGEST_CURSOR, SCHEMA_VERSION, check_schema
@@ -23,7 +24,7 @@ from app.keys.tokens import Caller
 from app.store.database import DatabaseAway, clock
 from app.store.feed import where_it_stands
 
-router = APIRouter(prefix="/v1/sync", route_class=Route, tags=["sync"])
+router = Router(prefix="/v1/sync", route_class=Route, tags=["sync"])
 
 MOST_CHANGES = 1_000
 MOST_IN_SNAPSHOT = 5_000

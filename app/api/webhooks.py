@@ -5,13 +5,14 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter, Response
+from fastapi import Response
 from pydantic import Field
 
 from app.actions.visit import public
 from app.actions.webhooks import add_endpoint, amend_endpoint, fares, get_endpoint, ping, remove_endpoint, resend, rotate_secret
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import In, Kept, Line, Moment, NewId, OneLine, Out, Whole
 from app.domain.sync import LARGEST_CURSOR, cursor_of
 from app.store.database import Row
@@ -19,7 +20,7 @@ from app.store.feed import where_it_stands
 from app.store.rows import own, page
 from app.store.tables.webhooks import webhook_delivery, webhook_endpoint
 
-router = APIRouter(prefix="/v1/webhook-endpoints", route_class=Route, tags=["events"])
+router = Router(prefix="/v1/webhook-endpoints", route_class=Route, tags=["events"])
 
 Address = Annotated[OneLine, Field(min_length=1, max_length=2000, examples=["https://hooks.example.com/ipt"])]
 EventType = Annotated[OneLine, Field(min_length=1, max_length=80)]
@@ -202,7 +203,7 @@ async def list_deliveries(
     return {"items": [r | {"seq": None if r["seq"] is None else cursor_of(epoch, r["seq"])} for r in items], "next": following}
 
 
-hooks = APIRouter(tags=["events"])
+hooks = Router(tags=["events"])
 
 
 class EventAbout(Out):

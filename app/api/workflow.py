@@ -4,18 +4,18 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import sqlalchemy as sa
-from fastapi import APIRouter
 from pydantic import Field
 
 from app.actions.workflow import add_record, amend_record
 from app.api.inventory import list_of, read_one
 from app.api.pages import Cursor, Limit
 from app.api.request import Call, Route, needs
+from app.api.routing import Router
 from app.api.shapes import Day, Flag, In, InChart, Line, NewId, Out, Prose, Whole
 from app.store.database import Row
 from app.store.tables.workflow import analysis, change_attempt, homework, medication
 
-router = APIRouter(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["workflow"])
+router = Router(prefix="/v1/episodes/{episode_id}", route_class=Route, tags=["workflow"])
 
 Effect = Annotated[Whole, Field(ge=-5, le=5)]
 

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from uuid import uuid4
@@ -20,7 +21,7 @@ from sqlalchemy.engine import make_url
 from app import embedded
 from app.keys.provider import create_key_file
 from app.launch import migrate
-from app.store.database import Database, OutcomeUnknown, Unsafe, check_durability, check_login
+from app.store.database import Database, DatabaseAway, OutcomeUnknown, Unsafe, check_durability, check_login
 from tests.conftest import HOME, Clock, Service, run_sql, settings_of
 from tests.driver import now
 
@@ -397,3 +398,29 @@ def test_a_process_that_is_stopping_says_so_to_the_balancer(own_service):
         assert http.get("/health/ready").status_code == 200
         own_service.house.stopping.set()
         assert (http.get("/health/ready").status_code, http.get("/health/live").status_code) == (503, 200)
+
+
+def test_a_commit_that_postgresql_turned_into_a_rollback_is_not_taken_for_one(on_database):
+    async def job(database):
+        async with database.transaction(None) as connection:
+            with suppress(Exception):
+                await connection.script("SELECT nothing FROM nowhere")
+            await connection.commit()
+
+    with pytest.raises(RuntimeError, match="ROLLBACK"):
+        on_database(job)
+
+
+def test_jobs_that_go_through_everything_may_take_longer_than_an_answer_may(fresh_database):
+    async def slept(seconds):
+        database = Database(fresh_database, "ipt_worker", pool_size=1, statement_seconds=seconds)
+        try:
+            async with database.transaction(None) as connection:
+                await connection.script("SELECT pg_sleep(1.5)")
+        finally:
+            await database.close()
+
+    asyncio.run(slept(None))
+    asyncio.run(slept(5))
+    with pytest.raises(DatabaseAway):
+        asyncio.run(slept(1))
