@@ -16,9 +16,9 @@ from rich.console import Console
 from sqlalchemy.engine import make_url
 
 from app.actions import privacy_caps
-from app.actions.journal import RESTORES, Journal
+from app.actions.journal import ERASURES, RESTORES, Journal
 from app.actions.operators import check_keys, list_partners, renew_signing_keys, wrapped_under
-from app.actions.restoring import Journals, check_journals, raise_epochs, read_journals, replay_erasures
+from app.actions.restoring import Journals, check_journals, complete_journals, raise_epochs, read_journals, replay_erasures
 from app.actions.visit import Visit
 from app.binaries import program
 from app.config import Settings
@@ -31,15 +31,23 @@ from app.main import key_provider
 from app.releasing import bring_back
 from app.store.database import Connection, Database
 from app.store.distributing import distribute as place
-from app.store.installation import NOTED_SINCE, forget_installation, is_migrated, note_installation, others_connected, standing_of
+from app.store.installation import (
+    NOTED_SINCE,
+    begin_restoring,
+    end_restoring,
+    forget_installation,
+    note_installation,
+    others_connected,
+    standing_of,
+)
 from app.upkeep import commit_visit, worker_visit
 
 console = Console(highlight=False, soft_wrap=True)
 BACKUP_ROLE = "ipt_backup"
 
 
-class Held(StrEnum):
-    """What becomes of people under a legal hold in a backup whom the journal has as erased."""
+class Doubtful(StrEnum):
+    """What becomes of people of whom it is not clear whether they were erased after a backup."""
 
     erase = "erase"
     keep = "keep"
@@ -80,7 +88,9 @@ def restore(
     without_journals: Annotated[
         bool, typer.Option("--without-journals", help="The journals are lost: close every frozen quarter, and erase again by hand")
     ] = False,
-    held: Annotated[Held | None, typer.Option(help="What to do with people under a legal hold in the backup whom the journal has as erased")] = None,
+    doubtful: Annotated[
+        Doubtful | None, typer.Option(help="What to do with people of whom it is not clear whether they were erased: the command names them")
+    ] = None,
 ) -> None:
     """Bring a backup back, and reconcile it before the service opens: a new epoch, erasures done again, what was released charged."""
     settings = Settings()
@@ -91,13 +101,16 @@ def restore(
     with database_for(settings, attach=True) as ready:
         ring = read_keys(key_provider(ready))
         folders = journals or [ready.journal_path.parent]
-        found = None if without_journals else read_journals(folders, ready.journal_path.name, ready.erasures_path.name, ring)
+        names = (ready.journal_path.name, ready.erasures_path.name, ready.restores_path.name)
+        found = None if without_journals else read_journals(folders, *names, ring)
         if file is not None:
             asyncio.run(_made_ready(ready))
             _run("pg_restore", ready, "--exit-on-error", "--single-transaction", str(file))
         asyncio.run(_closed(ready))
-        migrate(ready, restored=True)
-        asyncio.run(_reconciled(ready, ring, found, held))
+        migrate(ready)
+        asyncio.run(_reconciled(ready, ring, found, doubtful))
+        asyncio.run(_opened(ready))
+    console.print("The database may be opened. What else was decided since the backup is undone: see docs/operations.md, Restore, 5.")
 
 
 def distribute() -> None:
@@ -172,6 +185,7 @@ async def _made_ready(ready: Settings) -> None:
             for role, name in (("CURRENT_USER", "current_user"), ("ipt_migrator", "'ipt_migrator'")):
                 await connection.script(roles.owner_member(role, name))
             await connection.script("GRANT USAGE, CREATE ON SCHEMA public TO ipt_owner")
+            await begin_restoring(connection)
             await connection.commit()
     finally:
         await database.close()
@@ -179,22 +193,35 @@ async def _made_ready(ready: Settings) -> None:
 
 async def _closed(ready: Settings) -> None:
     """Let nobody open the database until it is reconciled. Raises BackupRefused while others are connected."""
-    database = as_it_logs_in(ready)
+    login, owner = as_it_logs_in(ready), owner_of(ready)
     try:
-        async with database.transaction(None) as connection:
+        async with login.transaction(None) as connection:
             await _check_alone(connection)
-            is_ours = await is_migrated(connection)
-    finally:
-        await database.close()
-    if not is_ours:
-        return
-    owner = owner_of(ready)
-    try:
         if ((await standing_of(owner)).revision or "") >= NOTED_SINCE:
             async with owner.transaction(None) as connection:
                 await forget_installation(connection)
                 await connection.commit()
+        else:
+            async with login.transaction(None) as connection:
+                await begin_restoring(connection)
+                await connection.commit()
     finally:
+        await login.close()
+        await owner.close()
+
+
+async def _opened(ready: Settings) -> None:
+    """Note the database as the one that is served: the last step."""
+    login, owner = as_it_logs_in(ready), owner_of(ready)
+    try:
+        async with owner.transaction(None) as connection:
+            await note_installation(connection, datetime.now(UTC))
+            await connection.commit()
+        async with login.transaction(None) as connection:
+            await end_restoring(connection)
+            await connection.commit()
+    finally:
+        await login.close()
         await owner.close()
 
 
@@ -204,7 +231,7 @@ async def _check_alone(connection: Connection) -> None:
         raise BackupRefused(f"{number} other sessions are in this database: stop every API process and worker, and whatever else is connected.")
 
 
-async def _reconciled(ready: Settings, ring: KeyRing, journals: Journals | None, held: Held | None) -> None:
+async def _reconciled(ready: Settings, ring: KeyRing, journals: Journals | None, doubtful: Doubtful | None) -> None:
     """Bring back what the database has forgotten, say what was done, and let it be opened. Without `journals`, close what they would have told."""
     now = datetime.now(UTC)
     owner = owner_of(ready)
@@ -216,37 +243,31 @@ async def _reconciled(ready: Settings, ring: KeyRing, journals: Journals | None,
         partners = [row["partner_id"] for row in await list_partners(owner)]
         if journals is not None:
             await check_journals(owner.transaction, partners, journals)
-        restores = Journal(ready.restores_path, ring, RESTORES)
-        epoch = await raise_epochs(owner.transaction, partners, restores, now, without_journals=journals is None)
+        epoch = await raise_epochs(owner.transaction, partners, Journal(ready.restores_path, ring, RESTORES), journals, now)
         console.print(f"Epoch {epoch} for {len(partners)} partners: devices and followers start again.")
         if journals is None:
             closed = await privacy_caps.close_quarters(owner, now)
             console.print(f"{closed} quarters closed for further tables. Erase again whom the partners name: their certificates tell.")
         else:
-            await _erased_again(owner, ring, now, journals, partners, held)
+            await _erased_again(owner, ring, now, journals, partners, doubtful)
             back = await bring_back(owner, journals.releases, now)
             console.print(f"{back} released tables brought back and charged.")
+        await complete_journals(owner.transaction, partners, Journal(ready.journal_path, ring), Journal(ready.erasures_path, ring, ERASURES))
         await renew_signing_keys(owner, ring, now)
-        async with owner.transaction(None) as connection:
-            await note_installation(connection, now)
-            await connection.commit()
-        console.print("The database may be opened. What else was decided since the backup is undone: see docs/operations.md, Restore, 5.")
     finally:
         await owner.close()
 
 
-async def _erased_again(owner: Database, ring: KeyRing, now: datetime, journals: Journals, partners: list[UUID], held: Held | None) -> None:
-    """Erase again whom the journals name. Raises BackupRefused while nobody has decided on those who are under a legal hold."""
+async def _erased_again(owner: Database, ring: KeyRing, now: datetime, journals: Journals, partners: list[UUID], doubtful: Doubtful | None) -> None:
+    """Erase again whom the journals name. Raises BackupRefused while nobody has decided on those of whom it is not clear."""
     visit_of = partial(_visit, ring, now)
-    erased = await replay_erasures(owner.transaction, visit_of, commit_visit, journals.erasures, partners, also_held=held is Held.erase)
+    decided = doubtful is Doubtful.erase
+    erased = await replay_erasures(owner.transaction, visit_of, commit_visit, journals.erasures, partners, also_doubtful=decided)
     console.print(f"{erased.again} people erased again.")
-    if erased.held and held is None:
-        raise BackupRefused(
-            f"In the journal as erased, and under a legal hold in this backup: {', '.join(map(str, erased.held))}. Either the hold was lifted and they "
-            "were erased after the backup, or the erasure was asked for and never came to pass. Decide, and say --finish with --held erase or --held keep."
-        )
-    for patient_id in erased.held:
-        console.print(f"Kept under their legal hold, though the journal has them as erased: {patient_id}.")
+    for patient_id, why in erased.doubtful.items():
+        console.print(f"{'Kept' if doubtful else 'Not clear'}: {patient_id}, {why}.")
+    if erased.doubtful and doubtful is None:
+        raise BackupRefused("Decide on those who are named above, and say --finish with --doubtful erase or --doubtful keep.")
 
 
 def _visit(ring: KeyRing, now: datetime, connection: Connection, partner_id: UUID) -> Visit:

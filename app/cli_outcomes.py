@@ -22,6 +22,7 @@ from app.releasing import freeze_partner, freeze_quarters, make_releases, reconc
 from app.sandbox.cohort_loading import LARGEST_COHORT, Cohort, load_cohort
 from app.sandbox.partner import SETTING
 from app.store.database import Database, clock
+from app.store.installation import check_installation
 
 console = Console(highlight=False, soft_wrap=True)
 operator_app = typer.Typer(no_args_is_help=True, help="Operators: the people who run the service. Raising a privacy budget takes two.")
@@ -130,6 +131,7 @@ async def freeze_now(ready: Settings, partner_id: UUID | None) -> tuple[int, int
     database = _worker(ready)
     journal = Journal(ready.journal_path, ring)
     try:
+        await check_installation(database)
         await reconcile(database, journal, _now())
         quarters = await (freeze_quarters(database, ring, _now()) if partner_id is None else freeze_partner(database, ring, partner_id, _now()))
         tables = 0

@@ -18,7 +18,6 @@ from app.config import Settings
 from app.keys.provider import create_key_file, read_keys
 from app.main import key_provider
 from app.store.database import Database
-from app.store.installation import NOTED_SINCE, is_migrated, note_installation, standing_of
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER_ENDS_WITHIN_SECONDS = 20.0  # an attempt to deliver takes 15 at the most
@@ -58,11 +57,8 @@ def _addressed(settings: Settings, superuser: str) -> Settings:
     return settings.model_copy(update=urls | {"migration_database_url": superuser})
 
 
-def migrate(settings: Settings, *, restored: bool = False) -> None:
-    """Bring the database to this release's schema, and make the first signing key if there is none.
-
-    A new database, and one of before there was such a note, is noted as the one that is served; not one that was just `restored`.
-    """
+def migrate(settings: Settings) -> None:
+    """Bring the database to this release's schema, and make the first signing key if there is none."""
     from alembic import command  # noqa: PLC0415 - a service on a database that is there starts without it
     from alembic.config import Config  # noqa: PLC0415
 
@@ -73,32 +69,14 @@ def migrate(settings: Settings, *, restored: bool = False) -> None:
     config = Config(str(ROOT / "alembic.ini"))
     config.attributes["url"] = url.replace("postgresql://", "postgresql+asyncpg://")
     config.attributes["ring"] = read_keys(key_provider(settings))
-    before = asyncio.run(_revision(settings))
     command.upgrade(config, "head")
-    asyncio.run(_furnish(settings, is_first=not restored and (before is None or before < NOTED_SINCE)))
+    asyncio.run(_first_key(settings))
 
 
-async def _revision(settings: Settings) -> str | None:
-    """Return the migration that the database is at; None before the first, when there is no owner either."""
-    login, owner = as_it_logs_in(settings), owner_of(settings)
-    try:
-        async with login.transaction(None) as connection:
-            if not await is_migrated(connection):
-                return None
-        return (await standing_of(owner)).revision
-    finally:
-        await login.close()
-        await owner.close()
-
-
-async def _furnish(settings: Settings, *, is_first: bool) -> None:
+async def _first_key(settings: Settings) -> None:
     database = owner_of(settings)
     try:
         await ensure_signing_key(database, read_keys(key_provider(settings)), utc_now())
-        if is_first:
-            async with database.transaction(None) as connection:
-                await note_installation(connection, utc_now())
-                await connection.commit()
     finally:
         await database.close()
 

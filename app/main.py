@@ -5,10 +5,9 @@ import gc
 import logging
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import datetime
-from pathlib import Path
 
 import orjson
 import structlog
@@ -63,7 +62,6 @@ from app.api.rates import Rates
 from app.api.request import House
 from app.api.traffic import Traffic
 from app.config import Settings
-from app.keys.cipher import KeyRing
 from app.keys.provider import KeyCommand, KeyFile, KeyProvider, KeysGiven, read_keys
 from app.store.audit import AuditTrail
 from app.store.database import Database, Unsafe, check_durability, check_login
@@ -116,7 +114,7 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
     keys = read_keys(key_provider(settings))
     trail = AuditTrail(audit_login, keys)
     door_login = Database(settings.database_url, "ipt_service", pool_size=1, pooler=settings.pooler)  # revocations are read though requests wait
-    erasures = begun(settings.erasures_path, keys, ERASURES)
+    erasures = Journal(settings.erasures_path, keys, ERASURES)
     the_door = Door(database, door_login, keys, settings.issuer, now)
     app.state.house = House(
         database=database,
@@ -140,6 +138,7 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
             await check_durability(database)
         await check_login(database)
         await check_installation(database)
+        begin(erasures)
         trail.start()
         await the_door.start()
         gc.collect()
@@ -156,17 +155,14 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         await door_login.close()
 
 
-def begun(path: Path, keys: KeyRing, kind: tuple[str, Sequence[str]]) -> Journal:
-    """Return a journal that can be written. Raises Unsafe."""
-    journal = Journal(path, keys, kind)
-    try:
-        journal.begin()
-    except OSError as error:
-        message = (
-            f"The journal {path} cannot be written ({error.strerror}): name a folder that is kept, apart from the database, in IPT_RELEASE_JOURNAL."
-        )
-        raise Unsafe(message) from None
-    return journal
+def begin(*journals: Journal) -> None:
+    """Begin journals that are not there yet. Raises Unsafe when one cannot be written."""
+    for journal in journals:
+        try:
+            journal.begin()
+        except OSError as error:
+            message = f"The journal {journal.path} cannot be written ({error.strerror}): name a folder that is kept, apart from the database, in IPT_RELEASE_JOURNAL."
+            raise Unsafe(message) from None
 
 
 def key_provider(settings: Settings) -> KeyProvider:

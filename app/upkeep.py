@@ -112,7 +112,7 @@ async def each(kind: str, partner_id: UUID, job: Awaitable[int]) -> int:
 async def erase_rows(database: Database, ring: KeyRing, now: datetime, journal: Journal) -> int:
     """Delete the rows of patients whose keys were destroyed, and complete their certificates; return how many patients.
 
-    Whoever ordered it has written it into the journal of erasures; here is looked whether this machine's has it, too.
+    Whoever ordered it has written it into the journal of erasures before the commit; here it is confirmed, for it is known to have been committed.
     """
     done = 0
     for partner_id in await known_partners(database):
@@ -124,8 +124,9 @@ async def erase_rows(database: Database, ring: KeyRing, now: datetime, journal: 
 
 
 async def _erase_one(database: Database, ring: KeyRing, journal: Journal, now: datetime, partner_id: UUID, row: Row) -> int:
-    if journal.find(str(partner_id), str(row["patient_id"])) is None:
-        journal.write(erasure_line(partner_id, row))
+    known = journal.find(str(partner_id), str(row["patient_id"]))
+    if known is None or not known["done"]:
+        journal.write(erasure_line(partner_id, row, done=True))
     async with database.transaction(partner_id) as connection:
         visit = worker_visit(connection, ring, partner_id, now, use=RIGHTS)
         if not await finish_erasure(visit, row["id"]):

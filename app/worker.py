@@ -19,15 +19,16 @@ import structlog
 from app.actions.alerts import escalate_alert
 from app.actions.deliveries import Attempt, Message, note_attempts, take_due, turn_into_deliveries
 from app.actions.journal import ERASURES, RELEASES, Journal
+from app.actions.restoring import complete_journals
 from app.api.bearer import utc_now
 from app.config import Settings
 from app.domain.protection import SAFETY
 from app.keys.cipher import KeyRing
 from app.keys.provider import read_keys
-from app.main import begun, configure_logs, key_provider
+from app.main import begin, configure_logs, key_provider
 from app.outbound.guarded import AddressRefused, NoAnswer, Outbound
 from app.releasing import clear_old_extracts, freeze_quarters, make_extracts, make_releases, reconcile
-from app.store.database import Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, clock
+from app.store.database import Database, DatabaseAway, OutcomeUnknown, Row, TryAgain, Unsafe, clock
 from app.store.installation import check_installation
 from app.store.webhooks import enabled_endpoints
 from app.store.work import overdue_alerts
@@ -46,6 +47,8 @@ CLEAR_EXTRACTS_EVERY_SECONDS = 600.0
 ALERTS_EVERY_SECONDS = 5.0
 DELIVER_EVERY_SECONDS = 0.5
 PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
+COMPLETE_EVERY_SECONDS = 3600.0
+LOOK_EVERY_SECONDS = 2.0
 GRACE_SECONDS = 3.0
 LONGEST_STATEMENT_SECONDS = 600  # of jobs that go through all of a partner's rows; nobody waits for them
 SOON_SECONDS = 0.02
@@ -68,14 +71,14 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     ring = read_keys(key_provider(settings))
     deliveries = Deliveries(database, ring, settings.allowed_hosts)
-    journal = begun(settings.journal_path, ring, RELEASES)
-    erasures = begun(settings.erasures_path, ring, ERASURES)
     await check_installation(database)
+    journal, erasures = Journal(settings.journal_path, ring, RELEASES), Journal(settings.erasures_path, ring, ERASURES)
+    begin(journal, erasures)
     try:
         await asyncio.gather(
             _every(ALERTS_EVERY_SECONDS, stop, "alerts_escalated", lambda: escalate(database, ring, clock(utc_now))),
-            _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(at_length, utc_now())),
-            _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(at_length, utc_now())),
+            _every(CLEAR_EVERY_SECONDS, stop, "expired_cleared", lambda: clear_expired(database, utc_now())),
+            _every(COMPACT_EVERY_SECONDS, stop, "feed_compacted", lambda: compact_feeds(database, utc_now())),
             _every(ERASE_EVERY_SECONDS, stop, "rows_erased", lambda: erase_rows(database, ring, clock(utc_now), erasures)),
             _every(SEAL_EVERY_SECONDS, stop, "audit_sealed", lambda: seal_trails(database, ring, clock(utc_now))),
             _every(REWRAP_EVERY_SECONDS, stop, "keys_rewrapped", lambda: rewrap_keys(database, ring), soon=SOON_SECONDS),
@@ -85,12 +88,28 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
             _every(EXTRACT_EVERY_SECONDS, stop, "extracts_made", lambda: make_extracts(at_length, ring, clock(utc_now))),
             _every(CLEAR_EXTRACTS_EVERY_SECONDS, stop, "extracts_cleared", lambda: clear_old_extracts(database, clock(utc_now))),
             _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now)), soon=SOON_SECONDS),
+            _every(COMPLETE_EVERY_SECONDS, stop, "journals_completed", lambda: _complete(database, journal, erasures)),
+            _every(LOOK_EVERY_SECONDS, stop, "looked", lambda: _stop_when_restored(database, stop)),
             _stop_with(parent, stop),
         )
     finally:
         await deliveries.close()
         await database.close()
         await at_length.close()
+
+
+async def _complete(database: Database, journal: Journal, erasures: Journal) -> int:
+    return await complete_journals(database.transaction, await known_partners(database), journal, erasures)
+
+
+async def _stop_when_restored(database: Database, stop: asyncio.Event) -> int:
+    """Stop when a backup was brought back under this worker: what it would do next, it would do to people who were erased."""
+    try:
+        await check_installation(database)
+    except Unsafe:
+        log.error("database_not_reconciled", do="ipt restore --finish")  # noqa: TRY400 - the sentence is enough
+        stop.set()
+    return 0
 
 
 async def _release(database: Database, journal: Journal, stop: asyncio.Event) -> None:

@@ -1,7 +1,7 @@
 """What protects a patient: restriction and legal hold, erasure, emergency access with its review, retention."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date, timedelta
 from typing import Any
 from uuid import UUID
@@ -94,17 +94,17 @@ async def tell_phones(visit: Visit, patient_id: UUID, op: str) -> None:
     visit.journal.audiences += [Audience(op, t["clinician_id"], patient_id, t["episode_id"]) for t in ties]
 
 
-async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str, journal: Journal | None) -> Made:
+async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str, journal: Journal | None, *, only: Collection[UUID] | None = None) -> Made:
     """Erase a person (GDPR Art. 17): every registration of theirs. The key is destroyed here and now, the rows by the worker within seconds.
 
     From the COMMIT on nothing of the person can be read, by nobody, and no backup brings them back: the `journal` of erasures has them before.
-    Raises BackendOnly, NotFound, UnderLegalHold, JournalAway.
+    `only`: these registrations, whoever else is taken for the same person now. Raises BackendOnly, NotFound, UnderLegalHold, JournalAway.
     """
     check_backend(visit)
     done = await find_row(visit.connection, erasure, patient_id=patient_id)
     if done is not None:
         return Made(public(done), new=False)
-    rows = await _registrations(visit, patient_id)
+    rows = [r for r in await _registrations(visit, patient_id) if only is None or r["id"] in only]
     if any(r["legal_hold"] for r in rows):
         raise UnderLegalHold
     made: dict[UUID, Made] = {}
@@ -127,15 +127,15 @@ async def order_erasure(visit: Visit, patient_id: UUID, requested_by: str, journ
 def _note_erasures(journal: Journal, rows: Sequence[Row], partner_id: UUID) -> None:
     try:
         for row in rows:
-            journal.write(erasure_line(partner_id, row))
+            journal.write(erasure_line(partner_id, row, done=False))
     except OSError as error:
         raise JournalAway from error
 
 
-def erasure_line(partner_id: UUID, row: Row) -> dict[str, Any]:
-    """Return what the journal of erasures keeps of one."""
+def erasure_line(partner_id: UUID, row: Row, *, done: bool) -> dict[str, Any]:
+    """Return what the journal of erasures keeps of one. `done`: it is known to have been committed."""
     names = {"partner_id": str(partner_id), "patient_id": str(row["patient_id"])}
-    return names | {"requested_by": row["requested_by"], "at": row["key_destroyed_at"].isoformat()}
+    return names | {"requested_by": row["requested_by"], "at": row["key_destroyed_at"].isoformat(), "done": done}
 
 
 async def finish_erasure(visit: Visit, erasure_id: UUID) -> bool:

@@ -38,7 +38,7 @@ async def make_release(connection: Connection, open_for: Confined, population: U
         values = {name: drawn[name] for name in DRAWN}
     else:
         values = await _draw(open_for, question_of(release), await _members(connection, population, release))
-        journal.write(_line(population, release | values))
+        journal.write(release_line(population, release | values))
     await finish_release(connection, population, release_id, values | {"released_at": now})
     return True
 
@@ -70,7 +70,8 @@ async def _draw(open_for: Confined, question: Question, members: Iterable[UUID])
     }
 
 
-def _line(population: UUID, release: Row) -> dict[str, Any]:
+def release_line(population: UUID, release: Row) -> dict[str, Any]:
+    """Return what the journal of releases keeps of one."""
     kept = ("quarter", "question", "micro_epsilon", "standard", *DRAWN)
     own = {"population": str(population), "id": str(release["id"]), "release_key": release["release_key"].hex()}
     return own | {name: release[name] for name in kept} | {"ordered_at": release["ordered_at"].isoformat()}

@@ -12,19 +12,18 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from app.actions.journal import ERASURES, RELEASES, Journal, JournalFaulty
-from app.actions.protection import order_erasure, protect, read_protection
-from app.actions.releases import Confined
+from app.actions.journal import ERASURES, RELEASES, RESTORES, Journal, JournalFaulty
+from app.actions.protection import erasure_line, order_erasure, protect, read_protection
+from app.actions.releases import Confined, release_line
 from app.actions.visit import Visit
 from app.domain.errors import CommandRefused, NotFound
 from app.domain.outcome_tables import NETWORKS
-from app.domain.protection import UnderLegalHold
 from app.domain.sync import EPOCH_STEP
 from app.keys.cipher import KeyRing
-from app.store.database import Connection
+from app.store.database import Connection, Row
 from app.store.feed import raise_epoch, where_it_stands
-from app.store.protection import erased_patients
-from app.store.releases import released_keys
+from app.store.protection import erasures_of
+from app.store.releases import find_release, released_keys
 
 MOST_EPOCHS = (1 << 53) // EPOCH_STEP - 1
 SKIPPED_WITHOUT_A_JOURNAL = 64
@@ -43,25 +42,33 @@ class Journals:
 
     erasures: list[Line]
     releases: list[Line]
+    restores: list[Line]
 
 
-def read_journals(folders: Sequence[Path], releases: str, erasures: str, ring: KeyRing) -> Journals:
+def read_journals(folders: Sequence[Path], releases: str, erasures: str, restores: str, ring: KeyRing) -> Journals:
     """Read the journals of some folders, by their files' names. Raises JournalFaulty when one is missing, another's, or they contradict each other.
+
+    That of restores need not be there: nobody restores before something is lost.
 
     Two that show different numbers for one table: one of them was drawn, and perhaps shown, by a worker that died before its commit.
     """
     charged: dict[tuple[Any, ...], Line] = {}
     erased: dict[tuple[Any, ...], Line] = {}
-    for folder in folders:
-        for name, kind, into in ((releases, RELEASES, charged), (erasures, ERASURES, erased)):
-            journal = Journal(folder / name, ring, kind)
+    for name, kind, into in ((releases, RELEASES, charged), (erasures, ERASURES, erased)):
+        there = [Journal(folder / name, ring, kind) for folder in folders if (folder / name).exists()]
+        if not there:
+            raise JournalFaulty(f"{name} is not there, in {', '.join(map(str, folders))}.")
+        for journal in there:
             journal.check()
             for line in journal.lines():
                 names = tuple(line[n] for n in kind[1])
-                if kind is RELEASES and into.get(names, line)["noisy"] != line["noisy"]:
+                known = into.get(names)
+                if known and kind is RELEASES and known["noisy"] != line["noisy"]:
                     raise JournalFaulty(f"{journal.path} has other numbers for a released table than another journal: say --without-journals.")
-                into[names] = line
-    return Journals(list(erased.values()), list(charged.values()))
+                if known is None or not known.get("done", True):
+                    into[names] = line
+    epochs = [line for folder in folders for line in Journal(folder / restores, ring, RESTORES).lines()]
+    return Journals(list(erased.values()), list(charged.values()), epochs)
 
 
 async def check_journals(open_for: Confined, partners: Sequence[UUID], journals: Journals) -> None:
@@ -71,7 +78,7 @@ async def check_journals(open_for: Confined, partners: Sequence[UUID], journals:
     lacking = 0
     for population in [*partners, *NETWORKS.values()]:
         async with open_for(population) as connection:
-            lacking += len({(str(population), str(one)) for one in await erased_patients(connection)} - erased)
+            lacking += len({(str(population), str(e["patient_id"])) for e in await erasures_of(connection)} - erased)
             lacking += len({(str(population), key.hex()) for key in await released_keys(connection, population)} - released)
     if lacking:
         raise JournalFaulty(
@@ -79,17 +86,17 @@ async def check_journals(open_for: Confined, partners: Sequence[UUID], journals:
         )
 
 
-async def raise_epochs(open_for: Confined, partners: Sequence[UUID], journal: Journal, now: datetime, *, without_journals: bool) -> int:
+async def raise_epochs(open_for: Confined, partners: Sequence[UUID], journal: Journal, journals: Journals | None, now: datetime) -> int:
     """Begin one new epoch for every partner's feed, higher than any there ever was; return it. Raises EpochsSpent.
 
-    It is in the journal first: two restores of the same backup never share an epoch, so that no device mistakes one for the other. Where the
-    journal is lost, some are skipped by chance.
+    It is in the journal of restores first: two restores of the same backup never share an epoch, so that no device mistakes one for the other.
+    Where the journals are lost (None), some are skipped by chance.
     """
-    epochs = [line["epoch"] for line in journal.lines()]
+    epochs = [line["epoch"] for line in [*journal.lines(), *(journals.restores if journals else [])]]
     for partner_id in partners:
         async with open_for(partner_id) as connection:
             epochs.append((await where_it_stands(connection)).epoch)
-    epoch = max(epochs, default=0) + 1 + (secrets.randbelow(SKIPPED_WITHOUT_A_JOURNAL) if without_journals else 0)
+    epoch = max(epochs, default=0) + 1 + (0 if journals else secrets.randbelow(SKIPPED_WITHOUT_A_JOURNAL))
     if epoch > MOST_EPOCHS:
         raise EpochsSpent
     journal.write({"epoch": epoch, "at": now.isoformat()})
@@ -100,20 +107,43 @@ async def raise_epochs(open_for: Confined, partners: Sequence[UUID], journal: Jo
     return epoch
 
 
+async def complete_journals(open_for: Confined, partners: Sequence[UUID], releases: Journal, erasures: Journal) -> int:
+    """Write into this machine's journals what the database knows and they do not; return how much. Raises OSError.
+
+    Journals of before there were any, of other machines, or that were lost: after this, each can be restored by.
+    """
+    number = 0
+    for population in [*partners, *NETWORKS.values()]:
+        async with open_for(population) as connection:
+            for row in await erasures_of(connection):
+                known = erasures.find(str(population), str(row["patient_id"]))
+                if known is None or not known.get("done", True):
+                    erasures.write(erasure_line(population, row, done=True))
+                    number += 1
+            for key in await released_keys(connection, population):
+                if releases.find(str(population), key.hex()) is None:
+                    release = await find_release(connection, population, key)
+                    assert release is not None
+                    releases.write(release_line(population, release))
+                    number += 1
+    return number
+
+
 @dataclass(slots=True)
 class Erased:
     """What became of the journal's erasures."""
 
     again: int = 0
-    held: list[UUID] = field(default_factory=list)
-    """Those that stand under a legal hold in the restored database: it was lifted before they were erased, or their erasure never came to pass."""
+    doubtful: dict[UUID, str] = field(default_factory=dict)
+    """Those of whom it is not clear whether they were erased, and why: somebody must decide."""
 
 
 async def replay_erasures(
-    open_for: Confined, visit_of: VisitOf, commit: Commit, lines: Sequence[Line], partners: Sequence[UUID], *, also_held: bool
+    open_for: Confined, visit_of: VisitOf, commit: Commit, lines: Sequence[Line], partners: Sequence[UUID], *, also_doubtful: bool
 ) -> Erased:
-    """Erase again whom the journal names and the database still has; under a legal hold only when that is said. Their rows go with the worker's next round."""
+    """Erase again whom the journal names and the database still has, and nobody else. Their rows go with the worker's next round."""
     found = Erased()
+    named = {UUID(line["patient_id"]) for line in lines}
     for line in lines:
         partner_id, patient_id = UUID(line["partner_id"]), UUID(line["patient_id"])
         if partner_id not in partners:
@@ -121,17 +151,24 @@ async def replay_erasures(
         async with open_for(partner_id) as connection:
             visit = visit_of(connection, partner_id)
             try:
-                if also_held:
-                    stands = await read_protection(visit, patient_id)
-                    if stands["legal_hold"]:
-                        await protect(visit, patient_id, {"restricted_because": stands["restricted_because"], "legal_hold": False})
-                made = await order_erasure(visit, patient_id, line["requested_by"], None)
+                stands = await read_protection(visit, patient_id)
             except NotFound:
                 continue  # registered after the backup, or erased in it: there is nothing to erase
-            except UnderLegalHold:
-                found.held.append(patient_id)
+            why = _doubt(line, stands)
+            if why is not None and not also_doubtful:
+                found.doubtful[patient_id] = why
                 continue
+            if stands["legal_hold"]:
+                await protect(visit, patient_id, {"restricted_because": stands["restricted_because"], "legal_hold": False})
+            made = await order_erasure(visit, patient_id, line["requested_by"], None, only=named)
             if made.new:
                 await commit(visit, "ipt restore")
                 found.again += 1
     return found
+
+
+def _doubt(line: Line, stands: Row) -> str | None:
+    """Say why it is not clear whether somebody was erased, or None."""
+    if not line.get("done", True):
+        return f"erasure asked for at {line['at']}, and nobody saw it done"
+    return "under a legal hold in this backup, which was lifted before the erasure, if there was one" if stands["legal_hold"] else None

@@ -82,6 +82,11 @@ class Door:
         """Tell whether our copy of keys and revocations is young enough to trust."""
         return time.monotonic() - self._read_at <= OLDEST_COPY_SECONDS
 
+    def check_fresh(self) -> None:
+        """Raise Unavailable when our copy is too old to trust, or the database was brought back from a backup under this process."""
+        if not self.is_fresh:
+            raise Unavailable("The copy of revocations is too old to trust.")
+
     def published(self) -> list[dict[str, str]]:
         """Return the public keys to show at the JWKS address."""
         return [dict(k.public_jwk) for k in self._signing]
@@ -98,8 +103,7 @@ class Door:
 
         A token that is bound to a key (RFC 9449) needs `check_proof` beside.
         """
-        if not self.is_fresh:
-            raise Unavailable("The copy of revocations is too old to trust.")
+        self.check_fresh()
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() not in {"bearer", "dpop"} or not token:
             raise Unauthenticated("Send Authorization: Bearer with an access token.")
@@ -111,8 +115,7 @@ class Door:
 
     def check_revoked(self, caller: Caller) -> None:
         """Raise Unauthenticated when the token, its client, its person or its device was revoked; Unavailable when our copy is too old."""
-        if not self.is_fresh:
-            raise Unavailable("The copy of revocations is too old to trust.")
+        self.check_fresh()
         own = f"{caller.partner_id}|"  # ids are the partner's own: another partner may have the same
         if ("device", f"{own}{caller.device_id}") in self._revoked:
             raise DeviceRevoked

@@ -119,6 +119,7 @@ async def issue_token(request: Request) -> Any:
         proof = _proof_of(request, form)
         claimed = proof.client_id
         partner_id, name = partner_of(claimed)
+        house.door.check_fresh()
         async with house.database.transaction(partner_id) as connection:
             client = await _authenticated(connection, proof, name, house)
             house.token_rates.take(client.client_id)
@@ -158,6 +159,7 @@ async def revoke_token(request: Request) -> Response:
         proof = _proof_of(request, form)
         claimed = proof.client_id
         partner_id, name = partner_of(claimed)
+        house.door.check_fresh()
         async with house.database.transaction(partner_id) as connection:
             client = await _authenticated(connection, proof, name, house)
             house.token_rates.take(client.client_id)

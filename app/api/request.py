@@ -216,15 +216,16 @@ class _Flow:
     async def answer(self, request: Request) -> Response:
         house: House = request.app.state.house
         not_before = asyncio.get_running_loop().time() + ANSWERED_NOT_BEFORE.get(f"{request.method} {self.path}", 0.0)
-        caller, rates = await self._let_in(request, house)
+        strict = StrictRequest(request.scope, request.receive)
+        caller, rates = await self._let_in(strict, house)
         try:
-            response = await self._answered(request, house, caller)
+            response = await self._answered(strict, house, caller)
         finally:
             await asyncio.sleep(max(0.0, not_before - asyncio.get_running_loop().time()))
         response.headers.update(rates)
         return response
 
-    async def _answered(self, request: Request, house: House, caller: Caller) -> Response:
+    async def _answered(self, request: StrictRequest, house: House, caller: Caller) -> Response:
         state = request.scope["state"]
         state["client_id"] = caller.client_id
         now = clock(house.now)
@@ -232,15 +233,14 @@ class _Flow:
         try:
             self._check_caller(caller)
             _check_parameters(request, self.parameters)
-            strict = StrictRequest(request.scope, request.receive)
-            body = await check_body(strict, takes_one=self.takes_body)
-            precondition = precondition_of(strict)
+            body = await check_body(request, takes_one=self.takes_body)
+            precondition = precondition_of(request)
             for attempt in range(1, ATTEMPTS + 1):
                 fresh = Precondition(precondition.version, precondition.must_be_new, precondition.any_version)
                 try:
                     async with house.database.transaction(caller.partner_id) as connection:
                         visit = Visit(connection, caller, now, house.keys, precondition=fresh, use=self.use)
-                        response = await self._within(strict, body, visit, house)
+                        response = await self._within(request, body, visit, house)
                     break
                 except TryAgain:
                     if attempt == ATTEMPTS:
@@ -255,7 +255,7 @@ class _Flow:
             await house.trail.write(*(self._access(request, caller, visit, now, response.status_code, None, t) for t in visit.trace.parts()))
         return response
 
-    async def _let_in(self, request: Request, house: House) -> tuple[Caller, dict[str, str]]:
+    async def _let_in(self, request: StrictRequest, house: House) -> tuple[Caller, dict[str, str]]:
         """Return who calls, and what is left of their rate. Raises Unauthenticated, TooManyRequests.
 
         The rate comes before the proof, which writes. Whoever floods the door, or their rate, fills no log: the first of a run is told.
@@ -264,7 +264,9 @@ class _Flow:
         try:
             caller = house.door.caller_of(request)
             rates = house.sync_rates.take(f"{caller.client_id}|{caller.device_id}") if self.of_devices else house.rates.take(caller.client_id)
-            await house.door.check_proof(request, caller)
+            if caller.thumbprint is not None:
+                await request.body()  # and with it a place: the proof is written down
+                await house.door.check_proof(request, caller)
         except Unauthenticated as refused:
             with suppress(TooManyRequests):
                 house.knock_rates.take(request.client.host if request.client else "")

@@ -18,6 +18,7 @@ from app.domain.errors import Refusal
 
 LARGEST_BODY = 1_048_576
 LARGEST_SYNC_BODY = 5 * LARGEST_BODY
+LARGEST_FORM = 65_536  # what is more than 16 KiB is told so as OAuth does; this is what is read at all
 LONGEST_TARGET = 8_192
 LARGEST_HEADERS = 16_384
 MOST_PARAMETERS = 100
@@ -72,9 +73,8 @@ class Traffic:
         except Refusal as refusal:
             await render(refusal, request_id)(scope, receive, watched)
         else:
-            limit = LARGEST_SYNC_BODY if scope["path"].startswith("/v1/sync/") else LARGEST_BODY
             try:
-                await self.app(scope, _limited(receive, limit, place), watched)
+                await self.app(scope, _limited(receive, _largest(scope), place), watched)
             except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a problem and the log where it arose
                 _tell_failure(error, request_id)
                 if not watched.started:
@@ -170,8 +170,14 @@ def _check(scope: Scope, headers: dict[bytes, bytes]) -> None:
     if headers.get(b"content-encoding", b"identity").lower() != b"identity":
         raise UnsupportedMedia
     length = headers.get(b"content-length", b"0")
-    if length.isdigit() and int(length[:20]) > (LARGEST_SYNC_BODY if scope["path"].startswith("/v1/sync/") else LARGEST_BODY):
+    if length.isdigit() and int(length[:20]) > _largest(scope):
         raise TooLarge
+
+
+def _largest(scope: Scope) -> int:
+    """Return how long a body may be: least where nobody has said yet who they are."""
+    path: str = scope["path"]
+    return LARGEST_SYNC_BODY if path.startswith("/v1/sync/") else LARGEST_FORM if path.startswith("/oauth/") else LARGEST_BODY
 
 
 def _limited(receive: Receive, limit: int, place: _Place) -> Receive:

@@ -1,7 +1,8 @@
 """Which database it is: its schema, whether it takes writes, and whether it is the one that it was.
 
 A dump that was restored, or a copy, must be reconciled before it is served: people who were erased, and what anonymised tables have shown, may be
-forgotten in it. So the database that is served is noted, by the cluster and its own number. A backup does not hold the note.
+forgotten in it. So the database that is served is noted by its migration, by the cluster and its own number. A backup does not hold the note, and
+while a restore is under way an empty schema, `ipt_restoring`, says so: also to migrations of before the note.
 """
 
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ async def is_migrated(connection: Connection) -> bool:
 
 async def is_reconciled(connection: Connection) -> bool:
     """Tell whether this is the database that was noted as the one to serve. Before the migration that notes it, none can be told from another."""
+    if await connection.value(sa.text("SELECT to_regnamespace('ipt_restoring')")) is not None:
+        return False
     if await connection.value(sa.text("SELECT to_regclass('public.installation')")) is None:
         return True
     noted = await connection.first(sa.select(installation))
@@ -74,6 +77,16 @@ async def _here(connection: Connection) -> tuple[str, int]:
     return found["system_identifier"], found["oid"]
 
 
+async def begin_restoring(connection: Connection) -> None:
+    """Let nobody open this database until it is noted again. By a login that may create schemas."""
+    await connection.script("CREATE SCHEMA IF NOT EXISTS ipt_restoring")
+
+
+async def end_restoring(connection: Connection) -> None:
+    """Take the sign of a restore away. By whoever put it up."""
+    await connection.script("DROP SCHEMA IF EXISTS ipt_restoring")
+
+
 async def note_installation(connection: Connection, now: datetime) -> None:
     """Note that this is the database that is served."""
     system_identifier, oid = await _here(connection)
@@ -89,5 +102,8 @@ async def forget_installation(connection: Connection) -> None:
 
 async def others_connected(connection: Connection) -> int:
     """Return how many other sessions there are in this database."""
-    query = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()"
-    return int(await connection.value(sa.text(query)))
+    return int(await connection.value(sa.text(_OTHERS)))
+
+
+_OTHERS = """SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
+    AND coalesce(backend_type, 'client backend') = 'client backend'"""  # whoever is no superuser sees no kind of others' sessions

@@ -102,10 +102,10 @@ async def erasures_to_do(connection: Connection) -> list[Row]:
     return await connection.rows(query)
 
 
-async def erased_patients(connection: Connection) -> list[UUID]:
-    """Return the patients of the partner who were erased."""
-    rows = await connection.rows(sa.select(erasure.c.patient_id).where(own(connection, erasure)))
-    return [r["patient_id"] for r in rows]
+async def erasures_of(connection: Connection) -> list[Row]:
+    """Return the erasures of the partner: whom, by whose request, when."""
+    e = erasure.c
+    return await connection.rows(sa.select(e.patient_id, e.requested_by, e.key_destroyed_at).where(own(connection, erasure)))
 
 
 async def hold_erasure(connection: Connection, erasure_id: UUID) -> Row | None:
