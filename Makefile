@@ -94,7 +94,7 @@ clean: ## Remove the environment and the sandbox's data
 
 $(STAMP): requirements.lock | .venv/bin/python
 	@echo "Installing the locked dependencies"
-	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install -q --disable-pip-version-check --require-hashes --no-deps --no-compile -r requirements.lock  # complete; compiled when it is imported
 	@$(PY) -c 'import pathlib, sysconfig; pathlib.Path(sysconfig.get_path("purelib"), "ipt.pth").write_text("$(CURDIR)\n")'
 	@printf '#!/bin/sh\nexec "$(CURDIR)/.venv/bin/python" -m app.cli "$$@"\n' > .venv/bin/ipt && chmod +x .venv/bin/ipt
 	@touch $@

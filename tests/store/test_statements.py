@@ -14,6 +14,7 @@ from sqlalchemy.engine import make_url
 
 from app.keys.provider import KeyFile
 from app.sandbox.cohort_loading import Cohort, load_cohort
+from app.sandbox.cohort_rows import COLUMNS
 from app.store import feed, idempotency, people, rows, sync, work
 from app.store.statements import EACH, Compiled, any_of, given, prepared
 from app.store.tables.people import episode, patient
@@ -40,7 +41,8 @@ HOT = {
     "a row by its id": lambda: rows._finding(session, ("id",), (), lock=False),
     "rows of a course": lambda: rows._listing(session, (), ("episode_id",), (), ()),
 }
-OF_A_PARTNER_ONCE = {"partner_setting", "change_clock"}
+FILLED = set(COLUMNS) | {"decision", "same_person", "whose", "caseload"}  # what a cohort fills, also by its aliases
+AT_THIS_SIZE = {"a caseload": {"patient"}}  # who is hidden is looked for at once among few patients, one by one among many (`make bench-large`)
 COURSES, TODAY = 2_000, date(2026, 11, 1)
 
 
@@ -74,7 +76,8 @@ def test_json_is_written_once_and_read_back_as_it_was(on_database, partner):
 def test_an_index_answers_every_hot_statement(own_service, fresh_database):
     """With some thousand patients of one partner no hot statement reads them all: each looks up what it is asked for, and no more.
 
-    As the service's own role: what row security lets near an index is less than what its owner sees.
+    As the service's own role: what row security lets near an index is less than what its owner sees. Other scans than by index are priced out, for tables
+    of this size are still read whole at times; an index that is asked for the partner alone is one, too.
     """
     with own_service.partner() as partner:
         cohort = Cohort(
@@ -83,7 +86,7 @@ def test_an_index_answers_every_hot_statement(own_service, fresh_database):
     asyncio.run(load_cohort(cohort, Console(quiet=True), datetime.now(UTC)))
     run_sql(fresh_database, "ANALYZE")
     plans = asyncio.run(plans_of({name: made().compiled.text for name, made in HOT.items()}, own_service, cohort.partner_id))
-    wrong = {name: (read_whole(plan) - OF_A_PARTNER_ONCE, plan) for name, plan in plans.items() if read_whole(plan) - OF_A_PARTNER_ONCE}
+    wrong = {name: (found, plan) for name, plan in plans.items() if (found := read_whole(plan) & FILLED - AT_THIS_SIZE.get(name, set()))}
     assert not wrong, "\n\n".join(f"{name} reads all of {tables}:\n{plan}" for name, (tables, plan) in wrong.items())
 
 
@@ -93,7 +96,7 @@ async def plans_of(texts, service, partner_id):
     plans = {}
     try:
         await connection.execute(
-            f"SET ROLE ipt_service; BEGIN; SET LOCAL app.partner_id = '{partner_id}'; SET LOCAL plan_cache_mode = force_generic_plan"
+            f"SET ROLE ipt_service; BEGIN; SET LOCAL app.partner_id = '{partner_id}'; SET LOCAL plan_cache_mode = force_generic_plan; SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off"
         )
         for number, (name, text) in enumerate(texts.items()):
             values = ", ".join("NULL" for _ in set(re.findall(r"\$\d+", text)))
