@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 import uvicorn
+from hypothesis import HealthCheck, settings
 from sqlalchemy.engine import make_url
 
 from app import embedded, upkeep
@@ -29,6 +30,10 @@ TEMPLATE = "ipt_template"
 HOME = "IPT_TEST_HOME"
 SUPERUSER_URL = "IPT_TEST_SUPERUSER_URL"
 CRISIS_TEXT = {"default": "Call the crisis line of your region."}
+
+
+settings.register_profile("ours", suppress_health_check=[HealthCheck.too_slow], deadline=None)  # no test asserts a speed
+settings.load_profile("ours")
 
 
 class Clock:

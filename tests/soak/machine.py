@@ -143,11 +143,12 @@ class Machine:
 
 
 class Writer(threading.Thread):
-    """A client that writes goals one after another, each with an id and a key of its own, and asks again until it is told what became of it."""
+    """A client that writes goals one after another, each with an id and a key of its own, and asks again until it is told what became of it; or gives up with the machine."""
 
     def __init__(self, partner, base_url, episode, ends, pause=0.0):
         super().__init__(daemon=True)
         self.partner, self.base_url, self.episode, self.ends, self.pause = partner, base_url, episode, ends, pause
+        self.gives_up = False
         self.acknowledged, self.unknown, self.longest, self.statuses = {}, 0, 0.0, {}
 
     def run(self):
@@ -165,6 +166,8 @@ class Writer(threading.Thread):
                 answer = http.post(f"{self.episode.path}/goals", json={"text": key}, headers=headers)
             except UNANSWERED:
                 self.longest = max(self.longest, time.monotonic() - started)
+                if self.gives_up:
+                    return
                 time.sleep(0.05)
                 continue
             self.longest = max(self.longest, time.monotonic() - started)

@@ -214,11 +214,12 @@ def test_r24_a_base_backup_and_its_log_bring_back_everything_acknowledged(machin
         "-D",
         archive,
         "--synchronous",
+        "--no-loop",
         "-d",
         f"host={machine.server.socket} application_name=elsewhere",
         *login[2:],
     ]
-    elsewhere = subprocess.Popen(receiving, **person)
+    elsewhere = subprocess.Popen(receiving, stderr=subprocess.DEVNULL, **person)
     machine.ask("ALTER SYSTEM SET synchronous_standby_names = 'elsewhere'")
     machine.ask("SELECT pg_reload_conf()")
     with machine.partner(api) as partner:
@@ -230,8 +231,13 @@ def test_r24_a_base_backup_and_its_log_bring_back_everything_acknowledged(machin
         subprocess.run([binaries / "pg_basebackup", *login, "-D", backup, "-X", "none", "--checkpoint=fast", "--no-manifest"], check=True, **person)
         time.sleep(8)
         machine.stop_postgres_at_once()
-        api.kill()
+        for writer in writers:
+            writer.gives_up = True
         ends.set()
+        api.kill()
+        for writer in writers:
+            writer.join(30)
+            assert not writer.is_alive()
     elsewhere.wait(20)
     acknowledged = {i for w in writers for i in list(w.acknowledged.values())}
     shutil.rmtree(machine.server.data)
