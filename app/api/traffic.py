@@ -24,7 +24,7 @@ LARGEST_HEADERS = 16_384
 MOST_PARAMETERS = 100
 MOST_CAUSES = 3
 MOST_UNDER_WAY = 96  # one process, one core: some hundreds of answers a second
-WAITS_SECONDS = 1.0  # for a place; a refusal at once would be asked again at once, and refusing would be all there is time for
+WAITS_SECONDS = 1.5  # for a place; a refusal at once would be asked again at once, and refusing would be all there is time for
 SECURITY_HEADERS = {
     b"x-content-type-options": b"nosniff",
     b"referrer-policy": b"no-referrer",
