@@ -25,6 +25,7 @@ from app.keys.provider import create_key_file
 from app.launch import migrate, owner_of
 from app.main import create_app
 from tests.driver import Partner
+from tests.receiver import Receiver
 
 TEMPLATE = "ipt_template"
 HOME = "IPT_TEST_HOME"
@@ -176,6 +177,25 @@ def newest_partners_only(monkeypatch, module, number=6):
 def run_sql(url, *statements):
     """Run statements as the superuser."""
     asyncio.run(_on(url, *statements))
+
+
+@pytest.fixture
+def receiver():
+    """A receiver of webhooks that the test looks into."""
+    running = Receiver()
+    yield running
+    running.shutdown()
+    running.server_close()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    """A machine of the test's own: durable PostgreSQL, and processes of the service that can be killed."""
+    from tests.soak.machine import Machine  # noqa: PLC0415 - it is built with what stands here
+
+    made = Machine(tmp_path)
+    yield made
+    made.stop()
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ Each step may be repeated; the last one lets the database be opened.
 """
 
 import secrets
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -142,8 +143,9 @@ async def replay_erasures(
     open_for: Confined, visit_of: VisitOf, commit: Commit, lines: Sequence[Line], partners: Sequence[UUID], *, also_doubtful: bool
 ) -> Erased:
     """Erase again whom the journal names and the database still has, and nobody else. Their rows go with the worker's next round."""
-    found = Erased()
-    named = {UUID(line["patient_id"]) for line in lines}
+    found, named = Erased(), defaultdict(set)
+    for line in lines:
+        named[line["partner_id"]].add(UUID(line["patient_id"]))
     for line in lines:
         partner_id, patient_id = UUID(line["partner_id"]), UUID(line["patient_id"])
         if partner_id not in partners:
@@ -160,7 +162,7 @@ async def replay_erasures(
                 continue
             if stands["legal_hold"]:
                 await protect(visit, patient_id, {"restricted_because": stands["restricted_because"], "legal_hold": False})
-            made = await order_erasure(visit, patient_id, line["requested_by"], None, only=named)
+            made = await order_erasure(visit, patient_id, line["requested_by"], None, only=named[line["partner_id"]])
             if made.new:
                 await commit(visit, "ipt restore")
                 found.again += 1

@@ -45,14 +45,10 @@ class Standing:
 async def standing_of(database: Database) -> Standing:
     """Look at a database, in one transaction."""
     async with database.transaction(None) as connection:
-        revision = await connection.value(sa.text("SELECT version_num FROM alembic_version")) if await is_migrated(connection) else None
+        there = await connection.value(sa.text("SELECT to_regclass('public.alembic_version')::text"))
+        revision = await connection.value(sa.text("SELECT version_num FROM alembic_version")) if there else None
         takes_writes = await connection.value(sa.text("SELECT current_setting('transaction_read_only') = 'off'"))
         return Standing(revision, bool(takes_writes), await is_reconciled(connection))
-
-
-async def is_migrated(connection: Connection) -> bool:
-    """Tell whether there is a schema of ours at all."""
-    return await connection.value(sa.text("SELECT to_regclass('public.alembic_version')::text")) is not None
 
 
 async def is_reconciled(connection: Connection) -> bool:

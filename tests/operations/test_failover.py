@@ -19,7 +19,7 @@ from app.binaries import candidates, reachable_folder, run_as
 from app.keys.provider import create_key_file
 from app.launch import migrate
 from tests.conftest import Clock, Service, settings_of
-from tests.soak.machine import Writer
+from tests.soak.machine import Writer, finish
 
 WRITERS = 4
 OPTIONS = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "max_connections=60", "fsync=on", "synchronous_commit=on")
@@ -136,10 +136,7 @@ def test_a_dead_primary_loses_no_acknowledged_write_and_the_service_finds_the_ne
             while sum(len(w.acknowledged) for w in writers) < before + 20:
                 assert time.monotonic() - died < 30, "the service did not find the new primary"
                 time.sleep(0.05)
-            ends.set()
-            for writer in writers:
-                writer.join(30)
-                assert not writer.is_alive()
+            finish(ends, writers)
     finally:
         service.stop()
     there = {str(r["id"]) for r in standby.ask("SELECT id FROM goal", "ipt")}

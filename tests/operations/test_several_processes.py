@@ -7,28 +7,10 @@ from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import httpx
-import pytest
 
-from tests.receiver import Receiver
 from tests.soak.history import History
-from tests.soak.machine import Machine
 
 CLIENTS, ROWS, WRITES, ROUNDS = 6, 3, 15, 6
-
-
-@pytest.fixture
-def machine(tmp_path):
-    made = Machine(tmp_path)
-    yield made
-    made.stop()
-
-
-@pytest.fixture
-def receiver():
-    running = Receiver()
-    yield running
-    running.shutdown()
-    running.server_close()
 
 
 def both(apis, send):

@@ -4,17 +4,7 @@ import os
 
 import pytest
 
-from tests.soak.machine import Machine
-
 collect_ignore_glob = [] if os.environ.get("IPT_SOAK") else ["test_*.py"]
-
-
-@pytest.fixture
-def machine(tmp_path):
-    """A machine of the test's own: durable PostgreSQL, and processes of the service that can be killed."""
-    made = Machine(tmp_path)
-    yield made
-    made.stop()
 
 
 @pytest.fixture

@@ -181,6 +181,14 @@ class Writer(threading.Thread):
             time.sleep(0.05)
 
 
+def finish(ends, writers):
+    """Let writers hear of every write of theirs, and end."""
+    ends.set()
+    for writer in writers:
+        writer.join(60)
+        assert not writer.is_alive()
+
+
 def goals_of(machine, episode):
     """Return the ids of an episode's goals, as the database has them."""
     return [str(r["id"]) for r in machine.ask("SELECT id FROM goal WHERE episode_id = $1", episode.row["id"])]

@@ -20,19 +20,10 @@ from app.binaries import candidates, run_as
 from app.keys.provider import read_keys
 from app.main import key_provider
 from app.store.installation import SCHEMA
-from tests.receiver import Receiver
-from tests.soak.machine import NAMES, ROOT, Machine, Writer
+from tests.soak.machine import NAMES, ROOT, Machine, Writer, finish
 from tests.soak.test_kills import lost_and_doubled
 
 WORKER_KILLS, EVENTS = 12, 300
-
-
-@pytest.fixture
-def receiver():
-    running = Receiver()
-    yield running
-    running.shutdown()
-    running.server_close()
 
 
 def test_r6_a_worker_killed_in_its_work_delivers_everything_and_the_same_ids(machine, figure, receiver):
@@ -148,10 +139,7 @@ def test_r23_migrations_down_and_up_under_load_wait_for_nobody_long(machine, fig
                 move(config, revision)
                 taken.append(time.monotonic() - started)
                 time.sleep(1)
-        ends.set()
-        for writer in writers:
-            writer.join(30)
-            assert not writer.is_alive()
+        finish(ends, writers)
     lost, doubled = lost_and_doubled(machine, writers)
     statuses = sum((Counter(w.statuses) for w in writers), Counter())
     longest = max(w.longest for w in writers)
@@ -182,10 +170,7 @@ def test_r23_the_release_before_serves_on_the_new_schema(machine, figure, tmp_pa
         for writer in writers:
             writer.start()
         time.sleep(20)
-        ends.set()
-        for writer in writers:
-            writer.join(30)
-            assert not writer.is_alive()
+        finish(ends, writers)
     lost, doubled = lost_and_doubled(machine, writers)
     statuses = sum((Counter(w.statuses) for w in writers), Counter())
     written = len(writers[1].acknowledged) + len(writers[3].acknowledged)
@@ -233,11 +218,8 @@ def test_r24_a_base_backup_and_its_log_bring_back_everything_acknowledged(machin
         machine.stop_postgres_at_once()
         for writer in writers:
             writer.gives_up = True
-        ends.set()
         api.kill()
-        for writer in writers:
-            writer.join(30)
-            assert not writer.is_alive()
+        finish(ends, writers)
     elsewhere.wait(20)
     acknowledged = {i for w in writers for i in list(w.acknowledged.values())}
     shutil.rmtree(machine.server.data)

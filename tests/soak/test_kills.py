@@ -9,7 +9,7 @@ from uuid import uuid4
 import httpx
 
 from tests.soak.history import History
-from tests.soak.machine import AGAIN, UNANSWERED, Writer, goals_of
+from tests.soak.machine import AGAIN, UNANSWERED, Writer, finish, goals_of
 
 WRITERS = 6
 API_KILLS, DATABASE_STOPS, ENOUGH = 100, 50, 500
@@ -24,10 +24,7 @@ def under_load(machine, api, act):
         for writer in writers:
             writer.start()
         act()
-        ends.set()
-        for writer in writers:
-            writer.join(60)
-            assert not writer.is_alive()
+        finish(ends, writers)
     return writers
 
 

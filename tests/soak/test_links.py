@@ -13,7 +13,7 @@ from sqlalchemy.engine import make_url
 
 from tests.conftest import Clock, Service
 from tests.soak.links import BadLink
-from tests.soak.machine import Writer
+from tests.soak.machine import Writer, finish
 from tests.soak.test_kills import lost_and_doubled
 
 WRITERS, PHASE_SECONDS, ENOUGH = 6, 12.0, 300
@@ -51,10 +51,7 @@ def test_r7_bad_links_to_the_database(machine, figure):
     link.reset_after = None
     link.cut_all()
     time.sleep(3)
-    ends.set()
-    for writer in writers:
-        writer.join(60)
-        assert not writer.is_alive()
+    finish(ends, writers)
     partner.http.close()
     lost, doubled = lost_and_doubled(machine, writers)
     statuses = sum((Counter(w.statuses) for w in writers), Counter())

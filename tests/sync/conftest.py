@@ -8,15 +8,6 @@ from app.keys.provider import read_key_ring
 from app.store.database import Database, clock
 from app.worker import Deliveries
 from tests.conftest import newest_partners_only
-from tests.receiver import Receiver
-
-
-@pytest.fixture
-def receiver():
-    running = Receiver()
-    yield running
-    running.shutdown()
-    running.server_close()
 
 
 @pytest.fixture

@@ -415,7 +415,7 @@ def test_a_mutation_sees_what_the_one_before_it_did_to_the_course(ward):
 
 def test_a_restricted_patients_row_holds_up_no_other_patients_cry_for_help(partner):
     """The phone was away when the patient was restricted; what it brings of that row is refused, and everything else goes through."""
-    one, other = partner.add_episode(), None
+    one = partner.add_episode()
     one.consent()
     other = partner.add_episode(lead_clinician_id=one.lead)
     other.consent()

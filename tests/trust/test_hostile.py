@@ -235,6 +235,9 @@ def test_large_bodies_and_pipelined_requests_pass_all_the_same(patient_port):
     form = {"Content-Type": "application/x-www-form-urlencoded"}
     answer = httpx.post(f"http://127.0.0.1:{patient_port}/oauth/token", content=b"a" * 60_000, headers=form)
     assert answer.json()["error_description"].startswith("Send application/x-www-form-urlencoded of at most"), "the body came whole"
+    assert httpx.post(f"http://127.0.0.1:{patient_port}/oauth/token", content=b"a" * 900_000, headers=form).status_code == 413, (
+        "nobody has said who they are"
+    )
     with socket.create_connection(("127.0.0.1", patient_port), timeout=5) as connection:
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\nX-Filler: " + b"x" * 500 + b"\r\n\r\n")
         for _ in range(20):
