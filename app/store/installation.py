@@ -2,7 +2,7 @@
 
 A dump that was restored, or a copy, must be reconciled before it is served: people who were erased, and what anonymised tables have shown, may be
 forgotten in it. So the database that is served is noted by its migration, by the cluster and its own number. A backup does not hold the note, and
-while a restore is under way an empty schema, `ipt_restoring`, says so: also to migrations of before the note.
+while a restore is under way an empty schema, `ipt_restoring`, says so, whatever is noted: the dump may be of before there was a note.
 """
 
 from dataclasses import dataclass

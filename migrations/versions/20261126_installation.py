@@ -14,7 +14,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Create the table, and note the database as the one that is served; not one that is being restored (app/store/installation.py)."""
+    """Create the table, and note the database as the one that is served. While one is being restored nobody opens it, noted or not (app/store/installation.py)."""
     op.create_table(
         "installation",
         sa.Column("here", sa.Boolean(), nullable=False),
@@ -27,7 +27,7 @@ def upgrade() -> None:
     op.execute("GRANT SELECT ON installation TO ipt_service, ipt_worker")
     op.execute(
         "INSERT INTO installation (here, system_identifier, database_oid, opened_at) SELECT true, system_identifier::text, oid, now()"
-        " FROM pg_control_system(), pg_database WHERE datname = current_database() AND to_regnamespace('ipt_restoring') IS NULL"
+        " FROM pg_control_system(), pg_database WHERE datname = current_database()"
     )
     op.execute(_granted("GRANT", "TO"))
 

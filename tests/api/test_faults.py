@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy.engine import make_url
 
 from app import embedded
+from app.api.traffic import Traffic
 from app.keys.provider import create_key_file
 from app.launch import migrate
 from app.store.database import Database, DatabaseAway, OutcomeUnknown, Unsafe, check_durability, check_login
@@ -391,6 +392,41 @@ def test_bodies_that_trickle_and_answers_that_nobody_reads_hold_no_place(fresh_d
         for each in open_ended:
             each.close()
         service.stop()
+
+
+def test_an_answer_that_nobody_reads_holds_no_place(monkeypatch):
+    monkeypatch.setattr("app.api.traffic.MOST_UNDER_WAY", 1)
+    monkeypatch.setattr("app.api.traffic.WAITS_SECONDS", 0.2)
+
+    async def answers(_scope, receive, send):
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"{}"})
+
+    async def body():
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def both():
+        traffic, read, sent = Traffic(answers), asyncio.Event(), []
+
+        async def to_nobody(message):
+            if message["type"] == "http.response.body":
+                await read.wait()
+
+        async def to_a_reader(message):
+            sent.append(message.get("status"))
+
+        def scope():
+            return {"type": "http", "method": "GET", "path": "/v1/x", "headers": [], "query_string": b""}
+
+        greedy = asyncio.create_task(traffic(scope(), body, to_nobody))
+        await asyncio.sleep(0.05)
+        await traffic(scope(), body, to_a_reader)
+        read.set()
+        await greedy
+        return sent[0]
+
+    assert asyncio.run(both()) == 200
 
 
 def test_a_process_that_is_stopping_says_so_to_the_balancer(own_service):

@@ -167,7 +167,7 @@ def test_a_replica_goes_on_when_something_stands_over_one_of_its_charts(partner,
     other = partner.add_episode(lead_clinician_id=course.lead)
     other.consent()
     phone = Device(partner, course.lead)
-    mine, theirs = course.add_relationship(label="aunt"), other.add_relationship(label="uncle")
+    mine, theirs = course.add_relationship(label="aunt"), other.add_relationship(label="uncle", confiding=1, conflict_level=1)
     phone.pull()
     if stands_over == "restriction":
         path = f"/v1/patients/{other.patient_id}/protection"
@@ -187,8 +187,10 @@ def test_a_replica_goes_on_when_something_stands_over_one_of_its_charts(partner,
     if stands_over == "restriction":
         assert "uncle" not in answer.text
         partner.put(path, {"restricted_because": None, "legal_hold": False}, etag=partner.send("GET", path).headers["etag"])
-    kept = {c["entity_id"]: c["fields"] for c in conflicts(partner, course.token)}
-    assert kept[new["id"]]["label"] == "new"
+    kept = {c["entity_id"]: c for c in conflicts(partner, course.token)}
+    assert kept[new["id"]]["fields"]["label"] == "new"
+    seen = {n: theirs.get(n) for n in kept[theirs["id"]]["fields"]}
+    assert kept[theirs["id"]]["server"] == (dict.fromkeys(seen) if stands_over == "restriction" else seen)
     assert partner.get(f"{other.path}/relationships/{theirs['id']}")["version"] == 1
     assert theirs["id"] in kept
 
