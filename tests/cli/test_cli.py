@@ -5,17 +5,13 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-import sys
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from app import embedded
 from app.keys.tokens import new_signing_key
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests import command
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +24,7 @@ def ipt(tmp_path_factory):
     }
 
     def run(*words, **more):
-        return subprocess.run(
-            [sys.executable, "-m", "app.cli", *words], env=env | more, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120
-        )
+        return command.ipt(*words, env=env | more)
 
     run.home, run.env = home, env
     yield run

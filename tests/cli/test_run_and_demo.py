@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from app import embedded
+from tests.command import ipt
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,19 +66,13 @@ def test_run_serves_a_sandbox_whose_first_request_works_and_remembers_it(env):
             script = shown[shown.index("ANALYST=") : shown.index("A whole course")]
             offer = json.loads(subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True).stdout)
             assert [t["status"] for t in offer["tables"]] == ["ready"] * 36, "the standard pack of twelve quarters"
-            second = subprocess.run(
-                [sys.executable, "-m", "app.cli", "run"], env=env | {"IPT_PORT": "1"}, cwd=ROOT, capture_output=True, text=True, check=False
-            )
+            second = ipt("run", env=env | {"IPT_PORT": "1"})
             assert second.returncode == 1
-            same_port = subprocess.run([sys.executable, "-m", "app.cli", "run"], env=env, cwd=ROOT, capture_output=True, text=True, check=False)
+            same_port = ipt("run", env=env)
             assert "cannot be used" in same_port.stderr
-            other_port = subprocess.run(
-                [sys.executable, "-m", "app.cli", "run"], env=env | {"IPT_PORT": "18997"}, cwd=ROOT, capture_output=True, text=True, check=False
-            )
+            other_port = ipt("run", env=env | {"IPT_PORT": "18997"})
             assert "in use already" in other_port.stderr
-            demo = subprocess.run(
-                [sys.executable, "-m", "app.cli", "demo", "--course", "retirement"], env=env, cwd=ROOT, capture_output=True, text=True, check=False
-            )
+            demo = ipt("demo", "--course", "retirement", env=env)
             assert demo.returncode == 0, demo.stdout + demo.stderr
             for said in ("Gate to middle: shut", "The clinician decides: role_transition", "Phase: follow_up", "The course has ended"):
                 assert said in demo.stdout
@@ -101,7 +96,5 @@ def test_demo_starts_the_service_when_it_does_not_run_and_stops_it_again(env):
     assert re.search(r"because nonreciprocal_expectations \+4", demo.stdout)
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{env['IPT_PORT']}/health/live")
-    unknown = subprocess.run(
-        [sys.executable, "-m", "app.cli", "demo", "--course", "none"], env=env, cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    unknown = ipt("demo", "--course", "none", env=env)
     assert (unknown.returncode, "There are:" in unknown.stdout) == (1, True)

@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from app.cli_trust import verify
 from app.domain.audit import EVENT_MEMBERS, canonical, event_of, hash_of_seal, leaf_of, root_of, seal_claims
 from app.keys.tokens import new_signing_key, sign_seal
+from tests.command import ipt
 from tests.conftest import run_sql
 from tests.driver import PHQ9, Device, mutation
 
@@ -377,18 +378,18 @@ def test_no_event_holds_anything_written(partner):
 def test_the_command_and_the_fifty_lines_of_the_docs_verify_the_same_trail(partner, sealed, database_url, tmp_path):
     kept = tmp_path / "seal.json"
     environment = {"PATH": "/usr/bin:/bin", "IPT_CLIENT_ID": partner.client_id, "IPT_CLIENT_SECRET": partner.secret, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "app.cli", "audit", "verify", "--url", partner.base_url, "--kept", str(kept)]
+    command = ("audit", "verify", "--url", partner.base_url, "--kept", str(kept))
     script = [sys.executable, str(ROOT / "docs" / "verify_audit.py"), partner.base_url, partner.client_id, partner.secret]
 
     def run(arguments):
         return subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
 
-    good = run(command)
+    good = ipt(*command, env=environment)
     assert good.returncode == 0, good.stderr
     assert "3 seals over" in good.stdout
     assert json.loads(kept.read_text())["number"] == 3
     assert run(script).stdout.startswith("3 seals over")
     run_sql(database_url, f"UPDATE audit_event SET person = 'clinician:x' WHERE partner_id = '{partner.partner_id}' AND sealed_by = 2")
-    assert run(command).returncode == 1
-    assert "Seal 2: an event under it was changed." in run(command).stderr
+    assert ipt(*command, env=environment).returncode == 1
+    assert "Seal 2: an event under it was changed." in ipt(*command, env=environment).stderr
     assert run(script).returncode == 1
