@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import sys
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
@@ -33,14 +34,16 @@ from app.domain.errors import CommandRefused, Refusal
 from app.keys.cipher import KeyMissing
 from app.keys.jws import KeyRefused
 from app.keys.provider import create_key_file, read_keys
-from app.launch import as_owner, database_for, owner_of, share_with_processes, worker_beside
+from app.launch import as_owner, database_for, named, owner_of, share_with_processes, worker_beside
 from app.launch import migrate as migrate_database
-from app.main import create_app, key_provider
+from app.main import NO_DATABASE, check_database, create_app, key_provider
 from app.patience import PatientProtocol
 from app.store.database import Database, DatabaseAway, Unsafe
 from app.worker import work
 
 GRACE_SECONDS = 30
+LOGIN_REFUSED = ("28", "42", "22")  # classes of SQLSTATE: authorization, access rule, a role that is not there
+WRONG_LOGIN = "The database refuses this login (operators' commands need the migrator's, in IPT_MIGRATION_DATABASE_URL)"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 partner_app = typer.Typer(no_args_is_help=True, help="Partners: the tenants.")
 client_app = typer.Typer(no_args_is_help=True, help="Clients: the apps of a partner.")
@@ -89,6 +92,7 @@ def service() -> Any:
 
 def _serve(settings: Settings, announce: Callable[[], None]) -> None:
     """Serve until asked to stop; requests under way are finished first."""
+    asyncio.run(_looked_at(settings))
     options: dict[str, Any] = {
         "host": settings.host,
         "port": settings.port,
@@ -107,7 +111,20 @@ def _serve(settings: Settings, announce: Callable[[], None]) -> None:
         return
     share_with_processes(settings)
     announce()
-    uvicorn.run("app.cli:service", factory=True, workers=settings.processes, **options)
+    with tempfile.TemporaryDirectory(prefix="ipt-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # whichever process is asked for metrics answers for all
+        uvicorn.run("app.cli:service", factory=True, workers=settings.processes, **options)
+
+
+async def _looked_at(settings: Settings) -> None:
+    """Look at the database before anything is served: what is wrong with it is one sentence here, and a trace of each process later."""
+    if settings.database_url is None:
+        raise Unsafe(NO_DATABASE)
+    database = Database(settings.database_url, "ipt_service", pool_size=1, pooler=settings.pooler)
+    try:
+        await check_database(database, durable=settings.embedded_durable)
+    finally:
+        await database.close()
 
 
 @app.command()
@@ -116,7 +133,7 @@ def serve() -> None:
     settings = Settings()
     _check_port(settings)
     with database_for(settings) as ready:
-        if settings.database_url is None:
+        if ready is not settings:  # the embedded one
             migrate_database(ready)
         _serve(ready, lambda: console.print(f"Serving on {settings.issuer}"))
 
@@ -154,13 +171,13 @@ def migrate() -> None:
     """Bring the database to this release's schema; make the first signing key."""
     with database_for(Settings(), attach=True) as ready:
         migrate_database(ready)
-    console.print("The database is at head.")
+        console.print(f"The database is at head: {named(ready)}")
 
 
 @app.command()
 def worker(beside: Annotated[int | None, typer.Option(hidden=True, help="Stop when this process, our parent, is gone")] = None) -> None:
     """Run the worker: webhooks, alerts that wait, clearing. Several may run."""
-    with database_for(Settings(), attach=True) as ready:
+    with database_for(Settings(), attach=True, make=False) as ready:
         asyncio.run(work(ready, parent=beside))
 
 
@@ -289,7 +306,8 @@ def main() -> None:
             sys.stderr.write("A client id is <partner id>.<name>.\n")
             raise SystemExit(1) from None
         except DatabaseAway as error:
-            sys.stderr.write(f"The database cannot be reached: {error.__cause__}\n")
+            refused = str(getattr(error.__cause__, "sqlstate", "")).startswith(LOGIN_REFUSED)
+            sys.stderr.write(f"{WRONG_LOGIN if refused else 'The database cannot be reached'}: {error.__cause__}\n")
             raise SystemExit(1) from None
         except (OSError, asyncpg.PostgresError) as error:
             sys.stderr.write(f"{type(error).__name__}: {str(error).splitlines()[0]}\n")

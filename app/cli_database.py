@@ -18,7 +18,7 @@ from sqlalchemy.engine import make_url
 from app.actions import privacy_caps
 from app.actions.journal import ERASURES, RESTORES, Journal
 from app.actions.operators import check_keys, list_partners, renew_signing_keys, wrapped_under
-from app.actions.restoring import Journals, check_journals, complete_journals, raise_epochs, read_journals, replay_erasures
+from app.actions.restoring import Journals, check_journals, complete_journals, newest_change, raise_epochs, read_journals, replay_erasures
 from app.actions.visit import Visit
 from app.binaries import program
 from app.config import Settings
@@ -26,7 +26,7 @@ from app.domain.errors import CommandRefused
 from app.domain.protection import RIGHTS
 from app.keys.cipher import KeyRing
 from app.keys.provider import read_keys
-from app.launch import ROOT, as_it_logs_in, database_for, migrate, owner_of
+from app.launch import ROOT, as_it_logs_in, database_for, migrate, migrators, named, owner_of
 from app.main import key_provider
 from app.releasing import bring_back
 from app.store.database import Connection, Database
@@ -62,7 +62,10 @@ def backup(file: Annotated[Path, typer.Argument(help="Where to write it; it must
     settings = Settings()
     if file.exists():
         raise BackupRefused(f"{file} exists already.")
-    with database_for(settings, attach=True) as ready:
+    if not file.absolute().parent.is_dir():
+        raise BackupRefused(f"There is no folder {file.absolute().parent}.")
+    with database_for(settings, attach=True, make=False) as ready:
+        asyncio.run(_may_dump(ready))
         half = file.with_name(f"{file.name}.half")
         half.unlink(missing_ok=True)
         os.close(os.open(half, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -71,8 +74,8 @@ def backup(file: Annotated[Path, typer.Argument(help="Where to write it; it must
             half.rename(file)
         finally:
             half.unlink(missing_ok=True)
-        revision, versions = asyncio.run(_described(ready))
-    console.print(f"{file}: {file.stat().st_size:,} bytes, schema {revision}.")
+        revision, versions, partners = asyncio.run(_described(ready))
+        console.print(f"{file}: {file.stat().st_size:,} bytes, schema {revision}, {partners} partners, of {named(ready)}")
     console.print(f"To read it, these versions of the key-encryption key are needed: {', '.join(map(str, versions)) or 'none'}.")
     console.print(f"Keep apart from it: {settings.keys_path}, and the journals beside {settings.journal_path}.")
 
@@ -82,9 +85,7 @@ def restore(
     finish: Annotated[
         bool, typer.Option("--finish", help="The database is there already (a base backup with its WAL, a copy): only reconcile")
     ] = False,
-    journals: Annotated[
-        list[Path] | None, typer.Option(help="A folder of journals; repeat it when several machines kept their own. Default: this one's")
-    ] = None,
+    journals: Annotated[list[Path] | None, typer.Option(help="A folder of another machine's journals; repeat it. This one's are always read")] = None,
     without_journals: Annotated[
         bool, typer.Option("--without-journals", help="The journals are lost: close every frozen quarter, and erase again by hand")
     ] = False,
@@ -100,9 +101,12 @@ def restore(
         raise BackupRefused(f"{file} is not there.")
     with database_for(settings, attach=True) as ready:
         ring = read_keys(key_provider(ready))
-        folders = journals or [ready.journal_path.parent]
+        console.print(f"Database: {named(ready)}")
+        folders = list(dict.fromkeys([*(journals or []), ready.journal_path.parent]))
         names = (ready.journal_path.name, ready.erasures_path.name, ready.restores_path.name)
         found = None if without_journals else read_journals(folders, *names, ring)
+        for sentence in found.seen if found else ():
+            console.print(sentence)
         if file is not None:
             asyncio.run(_made_ready(ready))
             _run("pg_restore", ready, "--exit-on-error", "--single-transaction", str(file))
@@ -115,7 +119,7 @@ def restore(
 
 def distribute() -> None:
     """Distribute the tables by partner with Citus, beside each other on its nodes. Stop the service first; needs the extension, and a superuser."""
-    with database_for(Settings(), attach=True) as ready:
+    with database_for(Settings(), attach=True, make=False) as ready:
 
         async def done() -> int:
             database = as_it_logs_in(ready)
@@ -134,12 +138,12 @@ def distribute() -> None:
 
 def _run(tool: str, ready: Settings, *arguments: str) -> None:
     """Run one of PostgreSQL's programs on the database; whatever it complains of is the sentence that is shown."""
-    url = make_url(ready.migration_database_url or ready.database_url or "").set(drivername="postgresql")
+    url = make_url(migrators(ready)).set(drivername="postgresql")
     password = url.password or url.query.get("password")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")} | (
         {"PGPASSWORD": str(password)} if password else {}
     )
-    target = f"--dbname={url.set(password=None).difference_update_query(['password']).render_as_string(hide_password=False)}"
+    target = f"--dbname={named(ready)}"
     done = subprocess.run(  # noqa: S603 - PostgreSQL's own
         [program(tool, asyncio.run(_major(ready))), target, *arguments], env=environment, capture_output=True, text=True, check=False
     )
@@ -156,10 +160,24 @@ async def _major(ready: Settings) -> int:
         await database.close()
 
 
-async def _described(ready: Settings) -> tuple[str | None, list[int]]:
+async def _may_dump(ready: Settings) -> None:
+    """Refuse a login that may not take dumps, before there is half a file. Raises BackupRefused."""
+    database = as_it_logs_in(ready)
+    try:
+        async with database.transaction(None) as connection:
+            may = sa.text("SELECT pg_has_role(oid, 'MEMBER') FROM pg_roles WHERE rolname = :name").bindparams(name=BACKUP_ROLE)
+            if not await connection.value(may):
+                raise BackupRefused(
+                    f"This login may not take dumps: it needs the role {BACKUP_ROLE}, which a superuser gives (docs/operations.md, Backup)."
+                )
+    finally:
+        await database.close()
+
+
+async def _described(ready: Settings) -> tuple[str | None, list[int], int]:
     database = owner_of(ready)
     try:
-        return (await standing_of(database)).revision, sorted(await wrapped_under(database))
+        return (await standing_of(database)).revision, sorted(await wrapped_under(database)), len(await list_partners(database))
     finally:
         await database.close()
 
@@ -182,6 +200,13 @@ async def _made_ready(ready: Settings) -> None:
                 await connection.script(roles.create_role(name, f"{login} NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS"))
             for name in roles.BYPASSING:
                 await connection.script(roles.create_role(name, "NOLOGIN NOSUPERUSER BYPASSRLS", optional=True))
+            there = await connection.rows(sa.text("SELECT rolname FROM pg_roles"))
+            lacking = sorted(set(roles.BYPASSING) - {row["rolname"] for row in there})
+            if lacking:
+                raise BackupRefused(
+                    f"The dump speaks of {' and '.join(lacking)}, which this login may not make. Let a superuser say: "
+                    + " ".join(f"CREATE ROLE {name} NOLOGIN BYPASSRLS;" for name in lacking)
+                )
             for role, name in (("CURRENT_USER", "current_user"), ("ipt_migrator", "'ipt_migrator'")):
                 await connection.script(roles.owner_member(role, name))
             await connection.script("GRANT USAGE, CREATE ON SCHEMA public TO ipt_owner")
@@ -241,6 +266,8 @@ async def _reconciled(ready: Settings, ring: KeyRing, journals: Journals | None,
             raise BackupRefused(f"Versions {', '.join(map(str, lacking))} of the key-encryption key are missing: without them it cannot be read.")
         await check_keys(owner, ring)
         partners = [row["partner_id"] for row in await list_partners(owner)]
+        newest = await newest_change(owner.transaction, partners)
+        console.print(f"The database ends at {newest.isoformat() if newest else 'nothing: it holds no change'}.")
         if journals is not None:
             await check_journals(owner.transaction, partners, journals)
         epoch = await raise_epochs(owner.transaction, partners, Journal(ready.restores_path, ring, RESTORES), journals, now)

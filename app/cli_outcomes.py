@@ -120,7 +120,7 @@ def outcomes_freeze(
 ) -> None:
     """Freeze every quarter whose time has come and make the tables that wait, now: the worker does the same by itself."""
     settings = Settings()
-    with database_for(settings, attach=True) as ready:
+    with database_for(settings, attach=True, make=False) as ready:
         quarters, tables = asyncio.run(freeze_now(ready, partner))
     console.print(f"{quarters} quarters frozen, {tables} tables made.")
 
@@ -149,7 +149,7 @@ def outcomes_reconcile(
 ) -> None:
     """After a restore, before the service opens: bring back what had been released and charge it; or close the quarters."""
     settings = Settings()
-    with database_for(settings, attach=True) as ready:
+    with database_for(settings, attach=True, make=False) as ready:
 
         async def done() -> tuple[int, int]:
             database = _worker(ready)
@@ -197,7 +197,7 @@ def cohort(
     """Load a synthetic cohort: whole courses whose rates follow published figures (app/sandbox/cohort.py cites them)."""
     settings = Settings()
     with database_for(settings, attach=True) as ready:
-        if settings.database_url is None:
+        if ready is not settings:  # the embedded one
             migrate(ready)
 
         async def done() -> tuple[UUID, tuple[str, str] | None]:

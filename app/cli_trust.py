@@ -66,7 +66,7 @@ def key_drop(version: int) -> None:
     if left:
         _stop(f"Version {version} still wraps {left}: let the worker finish. (Kept answers go after 72 hours.)")
     drop_key(Settings().keys_path, version)
-    console.print(f"Version {version} is gone.")
+    console.print(f"Version {version} is gone. Backups of before need it still: keep the file that you had, apart, as long as one of them is kept.")
 
 
 def _wrapped() -> dict[int, int]:

@@ -104,6 +104,12 @@ def attach(home: Path, *, account: str | None = None) -> str | None:
     return address(_socket_folder(room, person))
 
 
+def is_made(home: Path) -> bool:
+    """Tell whether this home has a database, of whichever release of PostgreSQL."""
+    rooms = filter(None, (home, _noted_room(home)))
+    return any((data / "PG_VERSION").exists() for room in rooms for data in room.glob("pgdata-*") if data.suffix != ".new")
+
+
 def address(socket: Path, role: str = SUPERUSER, database: str = DATABASE) -> str:
     """Return the SQLAlchemy address of a database behind a private socket."""
     return f"postgresql+asyncpg://{role}@/{quote(database)}?host={quote(str(socket), safe='')}"

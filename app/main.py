@@ -73,6 +73,7 @@ ROUTERS = (  # looked through from the first to the last: what is called most st
     *(catalogue, devices, conflicts, skins, webhooks, protection, audit, clients, outcome_tables, extracts),
 )
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
+NO_DATABASE = "No database: set IPT_DATABASE_URL, or start the service with `ipt serve` and no address at all."
 EVERYWHERE = (assessments.crisis, sessions.everywhere)
 
 
@@ -107,8 +108,7 @@ def create_app(settings: Settings, now: Callable[[], datetime] = utc_now) -> Fas
 async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -> AsyncIterator[None]:
     """Open what the routes need, and close it again once the last answer has left."""
     if settings.database_url is None:
-        message = "No database: set IPT_DATABASE_URL, or start the service with `ipt serve`."
-        raise Unsafe(message)
+        raise Unsafe(NO_DATABASE)
     database = Database(settings.database_url, "ipt_service", pool_size=settings.pool_size, pooler=settings.pooler)
     audit_login = Database(settings.audit_database_url or settings.database_url, "ipt_audit", pool_size=1, pooler=settings.pooler)
     keys = read_keys(key_provider(settings))
@@ -134,10 +134,7 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
     try:
         if settings.traces is not None:
             tracing.start(settings.traces)
-        if settings.embedded_durable:
-            await check_durability(database)
-        await check_login(database)
-        await check_installation(database)
+        await check_database(database, durable=settings.embedded_durable)
         begin(erasures)
         trail.start()
         await the_door.start()
@@ -153,6 +150,14 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         await database.close()
         await audit_login.close()
         await door_login.close()
+
+
+async def check_database(database: Database, *, durable: bool) -> None:
+    """Refuse a database that cannot be served. Raises Unsafe, DatabaseAway."""
+    if durable:
+        await check_durability(database)
+    await check_login(database)
+    await check_installation(database)
 
 
 def begin(*journals: Journal) -> None:

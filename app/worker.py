@@ -49,12 +49,16 @@ DELIVER_EVERY_SECONDS = 0.5
 PARENT_LOOKED_FOR_EVERY_SECONDS = 1.0
 COMPLETE_EVERY_SECONDS = 3600.0
 LOOK_EVERY_SECONDS = 2.0
+BEAT_EVERY_SECONDS = 60.0
+LATE_AFTER_ROUNDS = 3  # and a minute more
 GRACE_SECONDS = 3.0
 LONGEST_STATEMENT_SECONDS = 600  # of jobs that go through all of a partner's rows; nobody waits for them
 SOON_SECONDS = 0.02
 URGENT_AT_ONCE, OTHERS_AT_ONCE = 64, 64
 URGENT_OF_A_PARTNER, OTHERS_OF_A_PARTNER = 16, 32
 log = structlog.get_logger("ipt.worker")
+_rounds: dict[str, float] = {}
+"""By when the next round of each job should have begun."""
 
 
 async def work(settings: Settings, *, parent: int | None = None) -> None:
@@ -62,8 +66,8 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
     configure_logs(settings.log_level)
     url = settings.worker_database_url or settings.database_url
     if url is None:
-        message = "The worker needs IPT_DATABASE_URL."
-        raise ValueError(message)
+        message = "The worker needs IPT_WORKER_DATABASE_URL, or its login in IPT_DATABASE_URL."
+        raise Unsafe(message)
     database = Database(url, "ipt_worker", pool_size=6, pooler=settings.pooler)
     at_length = Database(url, "ipt_worker", pool_size=2, pooler=settings.pooler, statement_seconds=LONGEST_STATEMENT_SECONDS)
     stop = asyncio.Event()
@@ -90,6 +94,7 @@ async def work(settings: Settings, *, parent: int | None = None) -> None:
             _every(DELIVER_EVERY_SECONDS, stop, "deliveries_taken", lambda: deliveries.take(clock(utc_now)), soon=SOON_SECONDS),
             _every(COMPLETE_EVERY_SECONDS, stop, "journals_completed", lambda: _complete(database, journal, erasures)),
             _every(LOOK_EVERY_SECONDS, stop, "looked", lambda: _stop_when_restored(database, stop)),
+            _beat(stop),
             _stop_with(parent, stop),
         )
     finally:
@@ -130,6 +135,7 @@ async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[
     """Do a job again and again, `soon` after a round that had something to do; the database away, or a fault in one round, ends no worker."""
     while not stop.is_set():
         started, done = time.monotonic(), 0
+        _rounds[what] = started + LATE_AFTER_ROUNDS * seconds + BEAT_EVERY_SECONDS
         try:
             done = await _with_grace(job, stop)
             if done:
@@ -141,6 +147,15 @@ async def _every(seconds: float, stop: asyncio.Event, what: str, job: Callable[[
         left = seconds - (time.monotonic() - started)
         with suppress(TimeoutError):
             await asyncio.wait_for(stop.wait(), max(0.0, min(left, soon) if done and soon is not None else left))
+
+
+async def _beat(stop: asyncio.Event) -> None:
+    """Say once a minute that the worker lives, and which jobs have not come round for longer than they should."""
+    while not stop.is_set():
+        now = time.monotonic()
+        log.info("alive", late=sorted(what for what, by in _rounds.items() if by < now))
+        with suppress(TimeoutError):
+            await asyncio.wait_for(stop.wait(), BEAT_EVERY_SECONDS)
 
 
 async def _with_grace(job: Callable[[], Awaitable[int]], stop: asyncio.Event) -> int:

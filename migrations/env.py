@@ -5,7 +5,7 @@ import os
 
 import sqlalchemy as sa
 from alembic import context
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -36,7 +36,7 @@ def run(connection: Connection) -> None:
 
 async def run_on(url: str) -> None:
     """Open one connection to `url` and run the migrations there."""
-    engine = create_async_engine(url, poolclass=NullPool)
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"), poolclass=NullPool)
     async with engine.connect() as connection:
         await connection.run_sync(run)
     await engine.dispose()

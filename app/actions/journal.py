@@ -45,10 +45,16 @@ class Journal:
             self.write({BEGUN: self._kind})
 
     def check(self) -> None:
-        """Raise JournalFaulty unless this is a journal that was begun by this installation, and whole lines of another's are not in it."""
+        """Raise JournalFaulty unless this is a journal that was begun by this installation, and whole; lines of another's are not in it."""
         self._read_on()
         if not self.path.exists():
             raise JournalFaulty(f"{self.path} is not there.")
+        for number, entry in enumerate(self.path.read_bytes().split(b"\n"), start=1):
+            if entry and not _is_whole(entry):
+                raise JournalFaulty(
+                    f"Line {number} of {self.path} is broken. Of a copy that was cut off, bring the whole file. If this is the file itself, its writer"
+                    f" was killed there, and what the line began to say was never done: take it out (sed -i {number}d)."
+                )
         if not self._is_begun or self._holds_others:
             raise JournalFaulty(f"{self.path} is another installation's, or the key file is: its lines do not carry this installation's code.")
 
@@ -102,6 +108,14 @@ class Journal:
 
     def _code(self, plain: str) -> str:
         return hmac.digest(self._key, plain.encode(), "sha256").hex()
+
+
+def _is_whole(entry: bytes) -> bool:
+    try:
+        plain, code = json.loads(entry)
+        return isinstance(plain, str) and isinstance(code, str)
+    except (ValueError, TypeError):
+        return False
 
 
 def _append(path: Path, entry: bytes) -> None:

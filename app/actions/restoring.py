@@ -22,7 +22,7 @@ from app.domain.outcome_tables import NETWORKS
 from app.domain.sync import EPOCH_STEP
 from app.keys.cipher import KeyRing
 from app.store.database import Connection, Row
-from app.store.feed import raise_epoch, where_it_stands
+from app.store.feed import newest_moment, raise_epoch, where_it_stands
 from app.store.protection import erasures_of
 from app.store.releases import find_release, released_keys
 
@@ -44,6 +44,8 @@ class Journals:
     erasures: list[Line]
     releases: list[Line]
     restores: list[Line]
+    seen: list[str]
+    """Which files were read, and how far each goes, in words: only a person can tell that one is not the newest."""
 
 
 def read_journals(folders: Sequence[Path], releases: str, erasures: str, restores: str, ring: KeyRing) -> Journals:
@@ -55,13 +57,17 @@ def read_journals(folders: Sequence[Path], releases: str, erasures: str, restore
     """
     charged: dict[tuple[Any, ...], Line] = {}
     erased: dict[tuple[Any, ...], Line] = {}
+    seen: list[str] = []
     for name, kind, into in ((releases, RELEASES, charged), (erasures, ERASURES, erased)):
         there = [Journal(folder / name, ring, kind) for folder in folders if (folder / name).exists()]
         if not there:
             raise JournalFaulty(f"{name} is not there, in {', '.join(map(str, folders))}.")
         for journal in there:
             journal.check()
-            for line in journal.lines():
+            lines = journal.lines()
+            newest = max((line["ordered_at" if kind is RELEASES else "at"] for line in lines), default="none")
+            seen.append(f"{journal.path}: {len(lines)} lines, the newest of {newest}")
+            for line in lines:
                 names = tuple(line[n] for n in kind[1])
                 known = into.get(names)
                 if known and kind is RELEASES and known["noisy"] != line["noisy"]:
@@ -69,7 +75,7 @@ def read_journals(folders: Sequence[Path], releases: str, erasures: str, restore
                 if known is None or not known.get("done", True):
                     into[names] = line
     epochs = [line for folder in folders for line in Journal(folder / restores, ring, RESTORES).lines()]
-    return Journals(list(erased.values()), list(charged.values()), epochs)
+    return Journals(list(erased.values()), list(charged.values()), epochs, seen)
 
 
 async def check_journals(open_for: Confined, partners: Sequence[UUID], journals: Journals) -> None:
@@ -85,6 +91,15 @@ async def check_journals(open_for: Confined, partners: Sequence[UUID], journals:
         raise JournalFaulty(
             f"The backup knows {lacking} erasures and releases that the journals do not: they are older than it, or not all are here."
         )
+
+
+async def newest_change(open_for: Confined, partners: Sequence[UUID]) -> datetime | None:
+    """Return the moment of the newest change of any partner: what the database goes up to."""
+    moments = []
+    for partner_id in partners:
+        async with open_for(partner_id) as connection:
+            moments.append(await newest_moment(connection))
+    return max(filter(None, moments), default=None)
 
 
 async def raise_epochs(open_for: Confined, partners: Sequence[UUID], journal: Journal, journals: Journals | None, now: datetime) -> int:

@@ -35,7 +35,7 @@ SECURITY_HEADERS = {
 NOTHING_RUNS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'")
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
-under_way = Gauge("ipt_requests_under_way", "Requests that this process is answering")
+under_way = Gauge("ipt_requests_under_way", "Requests that are being answered", multiprocess_mode="livesum")
 requests_seen = Counter("ipt_requests_total", "Requests by route and status", ["method", "route", "status"])
 seconds_taken = Histogram("ipt_request_seconds", "Time to answer, by route", ["method", "route"])
 statements_run = Histogram(

@@ -40,7 +40,7 @@ class KeyFile:
         try:
             return self.path.read_text(encoding="utf-8")
         except FileNotFoundError:
-            message = f"There is no key file at {self.path}. Make one with `ipt key init`, or name yours in IPT_KEYS_FILE."
+            message = f"There is no key file at {self.path}. Bring yours back, or name it in IPT_KEYS_FILE; only a new installation makes one, by `ipt key init`."
             raise KeyMissing(message) from None
         except (OSError, ValueError) as error:
             message = f"The key file {self.path} cannot be read: {type(error).__name__}."

@@ -196,6 +196,12 @@ def _clock() -> sa.Select[Any]:
     return sa.select(change_clock).where(change_clock.c.partner_id == EACH.partner_id)
 
 
+async def newest_moment(connection: Connection) -> datetime | None:
+    """Return the moment of the partner's newest change, or None."""
+    clock = sa.select(change_clock.c.at).where(change_clock.c.partner_id == connection.partner_id, change_clock.c.seq > 0)
+    return await connection.value(clock)  # type: ignore[no-any-return]
+
+
 async def raise_epoch(connection: Connection, epoch: int) -> None:
     """Begin a new epoch of a partner's feed: devices and followers of the old one start again (410)."""
     await connection.run(sa.update(change_clock).where(change_clock.c.partner_id == connection.partner_id).values(epoch=epoch))

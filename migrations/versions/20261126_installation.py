@@ -33,9 +33,23 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop it; not while the database waits to be reconciled, for then nothing would tell so any more."""
+    op.execute(_REFUSED_UNRECONCILED)
     op.execute(_granted("REVOKE", "FROM"))
     op.drop_table("installation")
+
+
+_REFUSED_UNRECONCILED = """
+    DO $$ BEGIN
+        IF to_regnamespace('ipt_restoring') IS NOT NULL OR NOT EXISTS (
+            SELECT 1 FROM installation, pg_control_system(), pg_database d
+            WHERE d.datname = current_database() AND installation.system_identifier = pg_control_system.system_identifier::text
+                AND database_oid = d.oid
+        ) THEN
+            RAISE EXCEPTION 'This database was restored from a backup, or is a copy of another: run `ipt restore --finish` first.';
+        END IF;
+    END $$
+"""
 
 
 def _granted(verb: str, to: str) -> str:

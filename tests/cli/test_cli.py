@@ -101,6 +101,29 @@ def test_serving_without_keys_on_a_given_server_says_what_to_do(ipt):
     assert "Traceback" not in done.stderr
 
 
+def test_commands_work_on_what_was_named_and_make_nothing_by_the_way(ipt, partner_id, tmp_path):
+    away = "postgresql://ipt@127.0.0.1:1/none"
+    for words, address in (
+        (("migrate",), "MIGRATION"),
+        (("backup", str(tmp_path / "x")), "MIGRATION"),
+        (("worker",), "WORKER"),
+        (("serve",), "AUDIT"),
+    ):
+        done = ipt(*words, **{"IPT_HOME": str(tmp_path / "empty"), f"IPT_{address}_DATABASE_URL": away, "IPT_KEYS_FILE": str(ipt.home / "keys.json")})
+        assert done.returncode == 1, words
+        assert ("No database" if address == "AUDIT" else "Connect call failed") in done.stderr, done.stderr
+    done = ipt("serve", IPT_DATABASE_URL=away, IPT_PROCESSES="2", IPT_PORT="18998")
+    assert (done.returncode, done.stderr.startswith("The database cannot be reached: ")) == (1, True), "no trace, and not a clean stop"
+    for words in (("partner", "list"), ("key", "status"), ("backup", str(tmp_path / "x")), ("worker",), ("outcomes", "freeze")):
+        done = ipt(*words, IPT_HOME=str(tmp_path / "empty"))
+        assert done.returncode == 1
+        assert "There is no" in done.stderr, done.stderr
+    assert not (tmp_path / "empty").exists()
+    assert "There is no folder" in ipt("backup", "/no/such/x").stderr
+    done = ipt("backup", str(tmp_path / "x"))
+    assert re.search(r"schema \d{4}, 1 partners, of postgresql://ipt_admin@/ipt", done.stdout), done.stdout + done.stderr
+
+
 def test_the_openapi_command_prints_the_document(ipt):
     assert json.loads(ipt("openapi").stdout)["info"]["title"] == "IPT backend"
 

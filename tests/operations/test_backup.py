@@ -1,8 +1,10 @@
 """A backup brought back: what happened since is not undone, nothing is served before it is reconciled."""
 
 import asyncio
+import os
 import stat
 import time
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
@@ -10,6 +12,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import httpx
 import pytest
+import sqlalchemy.exc
 from alembic import command
 from alembic.config import Config
 
@@ -25,6 +28,7 @@ from app.launch import ROOT, migrate, owner_of
 from app.store.database import Database, DatabaseAway, Unsafe
 from app.store.installation import others_connected
 from app.worker import _stop_when_restored
+from tests.command import ipt
 from tests.conftest import Clock, Service, run_sql, settings_of
 from tests.driver import Device, Partner, mutation
 
@@ -119,6 +123,10 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
     copy, _ = settings("copy", template=source_name)
     with pytest.raises(Unsafe, match="ipt restore --finish"):
         asyncio.run(_opened(copy))
+    with pytest.raises(sqlalchemy.exc.DBAPIError, match="ipt restore --finish"):
+        command.downgrade(Config(str(ROOT / "alembic.ini")), "-1")
+    with pytest.raises(Unsafe, match="ipt restore --finish"):
+        asyncio.run(_opened(copy))
 
     target, _ = settings("target")
     cli_database.restore(backup)
@@ -154,10 +162,11 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
         (lambda f: (f / "erasures.jsonl").unlink(), "erasures.jsonl is not there"),
         (lambda f: (f / "releases.jsonl").unlink(), "releases.jsonl is not there"),
         (lambda f: (f / "erasures.jsonl").write_bytes(b""), "another installation's"),
+        (lambda f: (f / "erasures.jsonl").write_bytes((f / "erasures.jsonl").read_bytes()[:-40]), "Line 4 of .* is broken"),
         (lambda f: (f / "erasures.jsonl").write_bytes((f / "erasures.jsonl").read_bytes().splitlines(keepends=True)[1]), "do not: they are older"),
         (lambda f: (f / "keys.json").unlink() or create_key_file(f / "keys.json"), "the key file is"),
     ],
-    ids=["no erasures", "no releases", "emptied", "older than the backup", "another key file"],
+    ids=["no erasures", "no releases", "emptied", "cut off", "older than the backup", "another key file"],
 )
 def test_journals_that_are_missing_older_or_anothers_are_not_taken_for_empty_ones(place, source, harm, complaint):
     settings, folder = place
@@ -244,7 +253,45 @@ def test_a_restore_erases_whom_the_journal_names_and_nobody_who_was_taken_for_th
     assert reads(target, gone.path, lives.path, partner=partner) == [404, 200]
 
 
-def test_journals_of_several_machines_are_read_together(place, source):
+def test_dumps_are_taken_and_brought_back_by_logins_that_are_no_superuser(place, source, monkeypatch):
+    settings, _ = place
+    service, backup, _ = source
+    superuser = service.settings.migration_database_url
+    with service.partner() as partner:
+        episode = partner.add_episode()
+    with as_login(monkeypatch, superuser, "LOGIN", "ipt_owner"), pytest.raises(CommandRefused, match="may not take dumps"):
+        cli_database.backup(backup)
+    with as_login(monkeypatch, superuser, "LOGIN", "ipt_service") as who:
+        done = ipt("partner", "list", env=os.environ)
+        assert done.stderr.startswith("The database refuses this login (operators' commands need the migrator's"), done.stderr
+    with as_login(monkeypatch, superuser, "LOGIN", "ipt_owner, ipt_backup"):
+        cli_database.backup(backup)
+    service.stop()
+    target, name = settings("target")
+    with as_login(monkeypatch, target.migration_database_url, "LOGIN CREATEROLE", "ipt_owner WITH ADMIN OPTION") as who:
+        run_sql(target.migration_database_url, f'ALTER DATABASE "{name}" OWNER TO {who}')
+        run_sql(target.migration_database_url, f"ALTER SCHEMA public OWNER TO {who}")
+        cli_database.restore(backup)
+        run_sql(target.migration_database_url, f'ALTER DATABASE "{name}" OWNER TO CURRENT_USER')
+        run_sql(target.migration_database_url, "ALTER SCHEMA public OWNER TO CURRENT_USER")
+        run_sql(target.migration_database_url, f"REASSIGN OWNED BY {who} TO CURRENT_USER")
+    assert reads(target, episode.path, partner=partner) == [200]
+
+
+@contextmanager
+def as_login(monkeypatch, superuser, options, member_of):
+    """Let the commands log in as somebody who may no more than this."""
+    who = f"ipt_login_{uuid4().hex[:8]}"
+    run_sql(superuser, f"CREATE ROLE {who} {options}")
+    run_sql(superuser, f"GRANT {member_of.replace(' WITH', f' TO {who} WITH') if ' WITH' in member_of else f'{member_of} TO {who}'}")
+    with monkeypatch.context() as patched:
+        patched.setenv("IPT_MIGRATION_DATABASE_URL", superuser.replace("//ipt_admin@", f"//{who}@"))
+        yield who
+    run_sql(superuser, f"DROP OWNED BY {who}")
+    run_sql(superuser, f"DROP ROLE {who}")
+
+
+def test_journals_of_several_machines_are_read_together(place, source, capsys):
     settings, folder = place
     service, backup, _ = source
     partner = service.partner()
@@ -262,7 +309,10 @@ def test_journals_of_several_machines_are_read_together(place, source):
     partner.http.close()
     service.stop()
     target, _ = settings("target")
-    cli_database.restore(backup, journals=[folder, elsewhere])
+    cli_database.restore(backup, journals=[elsewhere])
+    said = capsys.readouterr().out
+    assert all(f"{where / 'erasures.jsonl'}: 1 lines, the newest of 20" in said for where in (folder, elsewhere)), "this machine's own is always read"
+    assert "The database ends at 20" in said
     assert reads(target, one.path, other.path, partner=partner) == [404, 404]
 
 

@@ -1,5 +1,6 @@
 """Two API processes and two workers on one database, under load: to partners, phones and receivers they are one service."""
 
+import re
 import threading
 import time
 from collections import Counter
@@ -51,6 +52,7 @@ def test_two_api_processes_and_two_workers_are_one_service(machine, receiver):
             check_one_feed(apis, partner, written)
             check_each_event_is_delivered_once(apis[0], partner, receiver, episode)
             check_a_revocation_reaches_both(apis, partner)
+            check_whichever_answers_counts_for_all(machine, partner)
         assert [w.poll() for w in workers] == [None, None]
     finally:
         for worker in workers:
@@ -131,6 +133,19 @@ def check_each_event_is_delivered_once(api, partner, receiver, episode):
     assert len(ids) == wanted
     assert set(ids.values()) == {1}
     assert len(partner.get(f"{episode.path}/goals?limit=100")["items"]) == ROUNDS + 1 + ROWS
+
+
+def check_whichever_answers_counts_for_all(machine, partner):
+    """Two processes behind one port: each scrape sees what both have answered, and one number of what is under way."""
+    api = machine.api(IPT_PROCESSES="2")
+    try:
+        for _ in range(12):
+            assert httpx.get(f"{api.base_url}/v1/instruments/PHQ-9", headers={"Authorization": f"Bearer {partner.token}"}).status_code == 200
+        scrapes = [httpx.get(f"{api.base_url}/metrics").text for _ in range(8)]
+        assert {re.search(r'ipt_requests_total\{.*instruments.*"200"\} (\S+)', text).group(1) for text in scrapes} == {"12.0"}
+        assert all("\nipt_requests_under_way 0.0\n" in text for text in scrapes), "one number for both"
+    finally:
+        assert api.stop() in {0, -15}
 
 
 def check_a_revocation_reaches_both(apis, partner):
