@@ -42,6 +42,9 @@ from app.store.database import Database, DatabaseAway, Unsafe
 from app.worker import work
 
 GRACE_SECONDS = 30
+START_SECONDS = (
+    60  # uvicorn kills and replaces a process that does not answer its parent for so long: by 5 s, its default, one that loads on a busy machine
+)
 LOGIN_REFUSED = ("28", "42", "22")  # classes of SQLSTATE: authorization, access rule, a role that is not there
 WRONG_LOGIN = "The database refuses this login (operators' commands need the migrator's, in IPT_MIGRATION_DATABASE_URL)"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
@@ -113,7 +116,7 @@ def _serve(settings: Settings, announce: Callable[[], None]) -> None:
     announce()
     with tempfile.TemporaryDirectory(prefix="ipt-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # whichever process is asked for metrics answers for all
-        uvicorn.run("app.cli:service", factory=True, workers=settings.processes, **options)
+        uvicorn.run("app.cli:service", factory=True, workers=settings.processes, timeout_worker_healthcheck=START_SECONDS, **options)
 
 
 async def _looked_at(settings: Settings) -> None:

@@ -99,14 +99,14 @@ def restore(
         raise BackupRefused("Name a backup, or say --finish for a database that is there already.")
     if file is not None and not file.exists():
         raise BackupRefused(f"{file} is not there.")
-    with database_for(settings, attach=True) as ready:
-        ring = read_keys(key_provider(ready))
+    ring = read_keys(key_provider(settings))
+    folders = list(dict.fromkeys([*(journals or []), settings.journal_path.parent]))
+    names = (settings.journal_path.name, settings.erasures_path.name, settings.restores_path.name)
+    found = None if without_journals else read_journals(folders, *names, ring)
+    for sentence in found.seen if found else ():
+        console.print(sentence)
+    with database_for(settings, attach=True, make=file is not None) as ready:
         console.print(f"Database: {named(ready)}")
-        folders = list(dict.fromkeys([*(journals or []), ready.journal_path.parent]))
-        names = (ready.journal_path.name, ready.erasures_path.name, ready.restores_path.name)
-        found = None if without_journals else read_journals(folders, *names, ring)
-        for sentence in found.seen if found else ():
-            console.print(sentence)
         if file is not None:
             asyncio.run(_made_ready(ready))
             _run("pg_restore", ready, "--exit-on-error", "--single-transaction", str(file))

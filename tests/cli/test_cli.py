@@ -114,7 +114,15 @@ def test_commands_work_on_what_was_named_and_make_nothing_by_the_way(ipt, partne
         assert ("No database" if address == "AUDIT" else "Connect call failed") in done.stderr, done.stderr
     done = ipt("serve", IPT_DATABASE_URL=away, IPT_PROCESSES="2", IPT_PORT="18998")
     assert (done.returncode, done.stderr.startswith("The database cannot be reached: ")) == (1, True), "no trace, and not a clean stop"
-    for words in (("partner", "list"), ("key", "status"), ("backup", str(tmp_path / "x")), ("worker",), ("outcomes", "freeze")):
+    (tmp_path / "dump").touch()
+    for words in (
+        ("partner", "list"),
+        ("key", "status"),
+        ("backup", str(tmp_path / "x")),
+        ("worker",),
+        ("outcomes", "freeze"),
+        ("restore", str(tmp_path / "dump")),
+    ):
         done = ipt(*words, IPT_HOME=str(tmp_path / "empty"))
         assert done.returncode == 1
         assert "There is no" in done.stderr, done.stderr

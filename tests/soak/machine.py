@@ -58,6 +58,7 @@ class Api:
                 if httpx.get(f"{self.base_url}/health/ready", timeout=2).status_code == 200:
                     return time.monotonic() - started
             time.sleep(0.02)
+        self.kill()
         raise RuntimeError(f"{self.base_url} did not become ready; see {self.machine.log.name}")
 
     def kill(self):

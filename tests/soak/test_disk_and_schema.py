@@ -23,7 +23,7 @@ from app.store.installation import SCHEMA
 from tests.soak.machine import NAMES, ROOT, Machine, Writer, finish
 from tests.soak.test_kills import lost_and_doubled
 
-WORKER_KILLS, EVENTS = 50, 1250
+WORKER_KILLS, EVENTS = 12, 300
 
 
 def test_r6_a_worker_killed_in_its_work_delivers_everything_and_the_same_ids(machine, figure, receiver):

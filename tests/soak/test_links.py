@@ -16,7 +16,7 @@ from tests.soak.links import BadLink
 from tests.soak.machine import Writer, finish
 from tests.soak.test_kills import lost_and_doubled
 
-WRITERS, PHASE_SECONDS, ENOUGH, CROSSING_SECONDS = 6, 12.0, 300, 300
+WRITERS, PHASE_SECONDS, ENOUGH, CROSSING_SECONDS = 6, 12.0, 300, 60
 
 
 def test_r7_bad_links_to_the_database(machine, figure):

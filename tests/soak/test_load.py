@@ -14,7 +14,7 @@ import pytest
 from tests.soak.machine import resident
 
 pytestmark = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-STEADY_SECONDS, OVERLOAD_SECONDS = 540, 300
+STEADY_SECONDS, OVERLOAD_SECONDS = 180, 120
 SCRIPT = """
 local paths = {}
 for p in string.gmatch("%s", "%%S+") do paths[#paths + 1] = p end
