@@ -96,7 +96,7 @@ def reads(settings, *paths, partner=None):
         service.stop()
 
 
-def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_before(place, source, capsys):
+def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_before(place, source, capsys, monkeypatch):
     settings, folder = place
     service, backup, source_name = source
     partner = service.partner()
@@ -123,6 +123,7 @@ def test_a_backup_brought_back_erases_again_begins_an_epoch_and_is_not_served_be
     copy, _ = settings("copy", template=source_name)
     with pytest.raises(Unsafe, match="ipt restore --finish"):
         asyncio.run(_opened(copy))
+    monkeypatch.setenv("IPT_MIGRATION_DATABASE_URL", copy.migration_database_url.replace("+asyncpg", ""))  # as the docs write it
     with pytest.raises(sqlalchemy.exc.DBAPIError, match="ipt restore --finish"):
         command.downgrade(Config(str(ROOT / "alembic.ini")), "-1")
     with pytest.raises(Unsafe, match="ipt restore --finish"):
