@@ -44,7 +44,7 @@ def fitting_binaries(room: Path, prefer: str) -> Binaries:
     if not found:
         message = f"No PostgreSQL {OLDEST} to {NEWEST} was found (IPT_POSTGRES={prefer}). Install one, or set IPT_DATABASE_URL."
         raise EmbeddedPostgresError(message)
-    present = sorted(int(p.name.removeprefix("pgdata-")) for p in room.glob("pgdata-*") if (p / "PG_VERSION").exists())
+    present = majors_in(room)
     if not present:
         return found[0]
     for binaries in found:
@@ -55,6 +55,12 @@ def fitting_binaries(room: Path, prefer: str) -> Binaries:
         f"Install PostgreSQL {present[-1]}, or dump and restore, or name another folder in IPT_HOME."
     )
     raise EmbeddedPostgresError(message)
+
+
+def majors_in(room: Path) -> list[int]:
+    """Return of which releases of PostgreSQL there is data; one that a killed launcher was making (`.new`) is none."""
+    numbers = (p.name.removeprefix("pgdata-") for p in room.glob("pgdata-*") if (p / "PG_VERSION").exists())
+    return sorted(int(n) for n in numbers if n.isdigit())
 
 
 def candidates(prefer: str) -> Iterator[Binaries]:

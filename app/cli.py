@@ -42,9 +42,7 @@ from app.store.database import Database, DatabaseAway, Unsafe
 from app.worker import work
 
 GRACE_SECONDS = 30
-START_SECONDS = (
-    60  # uvicorn kills and replaces a process that does not answer its parent for so long: by 5 s, its default, one that loads on a busy machine
-)
+START_SECONDS = 60  # by 5 s, its default, uvicorn kills and replaces a process that is still loading, on a busy machine for ever
 LOGIN_REFUSED = ("28", "42", "22")  # classes of SQLSTATE: authorization, access rule, a role that is not there
 WRONG_LOGIN = "The database refuses this login (operators' commands need the migrator's, in IPT_MIGRATION_DATABASE_URL)"
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)

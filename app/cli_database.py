@@ -138,7 +138,7 @@ def distribute() -> None:
 
 def _run(tool: str, ready: Settings, *arguments: str) -> None:
     """Run one of PostgreSQL's programs on the database; whatever it complains of is the sentence that is shown."""
-    url = make_url(migrators(ready)).set(drivername="postgresql")
+    url = make_url(migrators(ready))
     password = url.password or url.query.get("password")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("IPT_")} | (
         {"PGPASSWORD": str(password)} if password else {}

@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from urllib.parse import quote
 
-from app.binaries import OWN_ROOM, Account, Binaries, EmbeddedPostgresError, fitting_binaries, reachable_folder, run_as
+from app.binaries import OWN_ROOM, Account, Binaries, EmbeddedPostgresError, fitting_binaries, majors_in, reachable_folder, run_as
 
 DATABASE = "ipt"
 SUPERUSER = "ipt_admin"
@@ -106,8 +106,7 @@ def attach(home: Path, *, account: str | None = None) -> str | None:
 
 def is_made(home: Path) -> bool:
     """Tell whether this home has a database, of whichever release of PostgreSQL."""
-    rooms = filter(None, (home, _noted_room(home)))
-    return any((data / "PG_VERSION").exists() for room in rooms for data in room.glob("pgdata-*") if data.suffix != ".new")
+    return any(majors_in(room) for room in (home, _noted_room(home)) if room is not None)
 
 
 def address(socket: Path, role: str = SUPERUSER, database: str = DATABASE) -> str:

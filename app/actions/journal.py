@@ -50,10 +50,10 @@ class Journal:
         if not self.path.exists():
             raise JournalFaulty(f"{self.path} is not there.")
         for number, entry in enumerate(self.path.read_bytes().split(b"\n"), start=1):
-            if entry and not _is_whole(entry):
+            if entry and _taken_apart(entry) is None:
                 raise JournalFaulty(
                     f"Line {number} of {self.path} is broken. Of a copy that was cut off, bring the whole file. If this is the file itself, its writer"
-                    f" was killed there, and what the line began to say was never done: take it out (sed -i {number}d)."
+                    f" was killed there before anything hung on that line: take it out (sed -i {number}d '{self.path}')."
                 )
         if not self._is_begun or self._holds_others:
             raise JournalFaulty(f"{self.path} is another installation's, or the key file is: its lines do not carry this installation's code.")
@@ -97,25 +97,26 @@ class Journal:
                 self._newest[tuple(line[name] for name in self._names)] = line
 
     def _opened(self, entry: bytes) -> dict[str, Any] | None:
-        try:
-            plain, code = json.loads(entry)
-            if hmac.compare_digest(code, self._code(plain)):
-                return dict(json.loads(plain))
-            self._holds_others = True
-        except (ValueError, TypeError, AttributeError):
-            pass
+        parts = _taken_apart(entry)
+        if parts is None:
+            return None
+        plain, code = parts
+        if hmac.compare_digest(code, self._code(plain)):
+            return dict(json.loads(plain))
+        self._holds_others = True
         return None
 
     def _code(self, plain: str) -> str:
         return hmac.digest(self._key, plain.encode(), "sha256").hex()
 
 
-def _is_whole(entry: bytes) -> bool:
+def _taken_apart(entry: bytes) -> tuple[str, str] | None:
+    """Return what a line says and its code, or None when it is broken."""
     try:
         plain, code = json.loads(entry)
-        return isinstance(plain, str) and isinstance(code, str)
     except (ValueError, TypeError):
-        return False
+        return None
+    return (plain, code) if all(isinstance(part, str) and part.isascii() for part in (plain, code)) else None
 
 
 def _append(path: Path, entry: bytes) -> None:

@@ -252,3 +252,13 @@ def test_an_ordinary_user_keeps_everything_in_its_own_home(tmp_path):
         wait_until_gone(Path(data))
     finally:
         shutil.rmtree(base)
+
+
+def test_half_of_a_cluster_that_a_killed_launcher_left_is_no_data(tmp_path):
+    half = tmp_path / "pgdata-15.new"
+    half.mkdir()
+    (half / "PG_VERSION").write_text("15\n")
+    assert not embedded.is_made(tmp_path)
+    assert binaries.fitting_binaries(tmp_path, PREFER) == next(binaries.candidates(PREFER))
+    half.rename(tmp_path / "pgdata-15")
+    assert embedded.is_made(tmp_path)

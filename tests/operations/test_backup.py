@@ -24,15 +24,13 @@ from app.cli_database import Doubtful
 from app.domain.errors import CommandRefused
 from app.keys.cipher import KeyMissing
 from app.keys.provider import create_key_file, read_key_ring
-from app.launch import ROOT, migrate, owner_of
+from app.launch import ADDRESSES, ROOT, migrate, owner_of
 from app.store.database import Database, DatabaseAway, Unsafe
 from app.store.installation import others_connected
 from app.worker import _stop_when_restored
 from tests.command import ipt
 from tests.conftest import Clock, Service, run_sql, settings_of
 from tests.driver import Device, Partner, mutation
-
-ADDRESSES = ("database_url", "audit_database_url", "worker_database_url", "migration_database_url")
 
 
 @pytest.fixture
@@ -269,7 +267,7 @@ def test_dumps_are_taken_and_brought_back_by_logins_that_are_no_superuser(place,
         cli_database.backup(backup)
     service.stop()
     target, name = settings("target")
-    with as_login(monkeypatch, target.migration_database_url, "LOGIN CREATEROLE", "ipt_owner WITH ADMIN OPTION") as who:
+    with as_login(monkeypatch, target.migration_database_url, "LOGIN CREATEROLE", "ipt_owner", and_may_pass_it_on=True) as who:
         run_sql(target.migration_database_url, f'ALTER DATABASE "{name}" OWNER TO {who}')
         run_sql(target.migration_database_url, f"ALTER SCHEMA public OWNER TO {who}")
         cli_database.restore(backup)
@@ -280,11 +278,11 @@ def test_dumps_are_taken_and_brought_back_by_logins_that_are_no_superuser(place,
 
 
 @contextmanager
-def as_login(monkeypatch, superuser, options, member_of):
+def as_login(monkeypatch, superuser, options, member_of, *, and_may_pass_it_on=False):
     """Let the commands log in as somebody who may no more than this."""
     who = f"ipt_login_{uuid4().hex[:8]}"
     run_sql(superuser, f"CREATE ROLE {who} {options}")
-    run_sql(superuser, f"GRANT {member_of.replace(' WITH', f' TO {who} WITH') if ' WITH' in member_of else f'{member_of} TO {who}'}")
+    run_sql(superuser, f"GRANT {member_of} TO {who} {'WITH ADMIN OPTION' if and_may_pass_it_on else ''}")
     with monkeypatch.context() as patched:
         patched.setenv("IPT_MIGRATION_DATABASE_URL", superuser.replace("//ipt_admin@", f"//{who}@"))
         yield who

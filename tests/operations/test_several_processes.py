@@ -10,8 +10,14 @@ from uuid import uuid4
 import httpx
 
 from tests.soak.history import History
+from tests.soak.machine import ROOT
 
 CLIENTS, ROWS, WRITES, ROUNDS = 6, 3, 15, 6
+LOADS_SLOWLY = """
+import sys, time
+if "--multiprocessing-fork" in sys.orig_argv:
+    time.sleep(7)
+"""
 
 
 def both(apis, send):
@@ -136,8 +142,14 @@ def check_each_event_is_delivered_once(api, partner, receiver, episode):
 
 
 def check_whichever_answers_counts_for_all(machine, partner):
-    """Two processes behind one port: each scrape sees what both have answered, and one number of what is under way."""
-    api = machine.api(IPT_PROCESSES="2")
+    """Two processes behind one port: each scrape sees what both have answered, and one number of what is under way.
+
+    They take longer to load than a supervisor waits for by default, as on a busy machine.
+    """
+    slow = machine.home / "slow"
+    slow.mkdir()
+    (slow / "sitecustomize.py").write_text(LOADS_SLOWLY)
+    api = machine.api(IPT_PROCESSES="2", PYTHONPATH=f"{slow}:{ROOT}")
     try:
         for _ in range(12):
             assert httpx.get(f"{api.base_url}/v1/instruments/PHQ-9", headers={"Authorization": f"Bearer {partner.token}"}).status_code == 200

@@ -24,13 +24,12 @@ from app.actions.operators import register_client, register_partner
 from app.api.request import SCOPES
 from app.config import Settings
 from app.keys.provider import create_key_file
-from app.launch import _addressed, migrate, owner_of
+from app.launch import ADDRESSES, _addressed, migrate, owner_of
 from tests.conftest import CRISIS_TEXT
 from tests.driver import Partner
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SETTING = {"risk_responder": "duty@example.org", "secondary_responder": None, "crisis_text": CRISIS_TEXT, "classifier_on": True}
-NAMES = ("database_url", "audit_database_url", "worker_database_url", "migration_database_url")
 UNANSWERED = (httpx.HTTPError, OSError)
 AGAIN = {429, 500, 502, 503, 504}
 
@@ -42,7 +41,7 @@ class Api:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.machine, self.environment = machine, environment | {"IPT_PORT": str(self.port), "PYTHONPATH": str(checkout)}
+        self.machine, self.environment = machine, environment | {"IPT_PORT": str(self.port)}
         self.checkout = checkout
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.process = None
@@ -93,12 +92,12 @@ class Machine:
 
     def environment(self, **more):
         limits = {"IPT_REQUESTS_PER_SECOND": "1000000", "IPT_SYNC_REQUESTS_PER_SECOND": "1000000", "IPT_TOKENS_PER_MINUTE": "1000000"}
-        addresses = {f"IPT_{n.upper()}": getattr(self.settings, n) for n in NAMES}
+        addresses = {f"IPT_{n.upper()}": getattr(self.settings, n) for n in ADDRESSES}
         own = {"IPT_HOME": str(self.home), "IPT_PUBLIC_URL": "http://soak.invalid", "PYTHONPATH": str(ROOT), "IPT_LOG_LEVEL": "warning"}
         return {**os.environ, **addresses, **limits, **own, **more}
 
     def api(self, checkout=ROOT, **more):
-        made = Api(self, self.environment(**more), checkout)
+        made = Api(self, self.environment(**{"PYTHONPATH": str(checkout), **more}), checkout)
         made.start()
         self.running.append(made)
         return made
@@ -182,11 +181,11 @@ class Writer(threading.Thread):
             time.sleep(0.05)
 
 
-def finish(ends, writers):
+def finish(ends, writers, within=30):
     """Let writers hear of every write of theirs, and end."""
     ends.set()
     for writer in writers:
-        writer.join(60)
+        writer.join(within)
         assert not writer.is_alive()
 
 

@@ -18,9 +18,10 @@ from app import cli_database, embedded
 from app.actions.journal import Journal
 from app.binaries import candidates, run_as
 from app.keys.provider import read_keys
+from app.launch import ADDRESSES
 from app.main import key_provider
 from app.store.installation import SCHEMA
-from tests.soak.machine import NAMES, ROOT, Machine, Writer, finish
+from tests.soak.machine import ROOT, Machine, Writer, finish
 from tests.soak.test_kills import lost_and_doubled
 
 WORKER_KILLS, EVENTS = 12, 300
@@ -234,7 +235,7 @@ def test_r24_a_base_backup_and_its_log_bring_back_everything_acknowledged(machin
         assert time.monotonic() < deadline
         time.sleep(0.1)
     there = {str(r["id"]) for r in machine.ask("SELECT id FROM goal")}
-    for name in NAMES:
+    for name in ADDRESSES:
         monkeypatch.setenv(f"IPT_{name.upper()}", getattr(machine.settings, name))
     monkeypatch.setenv("IPT_HOME", str(machine.home))
     ring = read_keys(key_provider(machine.settings))

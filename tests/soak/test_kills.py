@@ -24,7 +24,7 @@ def under_load(machine, api, act):
         for writer in writers:
             writer.start()
         act()
-        finish(ends, writers)
+        finish(ends, writers, within=60)
     return writers
 
 

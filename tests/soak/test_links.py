@@ -51,7 +51,7 @@ def test_r7_bad_links_to_the_database(machine, figure):
     link.reset_after = None
     link.cut_all()
     time.sleep(3)
-    finish(ends, writers)
+    finish(ends, writers, within=60)
     partner.http.close()
     lost, doubled = lost_and_doubled(machine, writers)
     statuses = sum((Counter(w.statuses) for w in writers), Counter())
