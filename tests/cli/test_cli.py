@@ -126,6 +126,8 @@ def test_commands_work_on_what_was_named_and_make_nothing_by_the_way(ipt, partne
         done = ipt(*words, IPT_HOME=str(tmp_path / "empty"))
         assert done.returncode == 1
         assert "There is no" in done.stderr, done.stderr
+    done = ipt("restore", "--finish", "--without-journals", IPT_HOME=str(tmp_path / "empty"), IPT_KEYS_FILE=str(ipt.home / "keys.json"))
+    assert "There is no database" in done.stderr, "nothing to finish"
     assert not (tmp_path / "empty").exists()
     assert "There is no folder" in ipt("backup", "/no/such/x").stderr
     done = ipt("backup", str(tmp_path / "x"))

@@ -16,7 +16,7 @@ CLIENTS, ROWS, WRITES, ROUNDS = 6, 3, 15, 6
 LOADS_SLOWLY = """
 import sys, time
 if "--multiprocessing-fork" in sys.orig_argv:
-    time.sleep(7)
+    time.sleep(11)
 """
 
 
