@@ -1,6 +1,7 @@
 """The database away, a commit that fails, a process that stops: nothing half, nothing lost, nothing said too early."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from app import embedded
 from app.api.traffic import Traffic
 from app.keys.provider import create_key_file
 from app.launch import migrate
+from app.main import COLLECTS_AFTER
 from app.store.database import Database, DatabaseAway, OutcomeUnknown, Unsafe, check_durability, check_login
 from tests.conftest import HOME, Clock, Service, run_sql, settings_of
 from tests.driver import now
@@ -434,6 +436,12 @@ def test_a_process_that_is_stopping_says_so_to_the_balancer(own_service):
         assert http.get("/health/ready").status_code == 200
         own_service.house.stopping.set()
         assert (http.get("/health/ready").status_code, http.get("/health/live").status_code) == (503, 200)
+
+
+@pytest.mark.usefixtures("own_service")
+def test_the_collector_runs_rarely_while_the_service_is_up():
+    assert gc.get_threshold()[0] == COLLECTS_AFTER >= 10_000
+    assert gc.get_freeze_count() > 10_000
 
 
 def test_a_commit_that_postgresql_turned_into_a_rollback_is_not_taken_for_one(on_database):

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import threading
 import time
+from collections import Counter
 
 import httpx
 import psutil
@@ -14,7 +15,7 @@ import pytest
 from tests.soak.machine import resident
 
 pytestmark = pytest.mark.skipif(shutil.which("wrk") is None, reason="wrk is not installed")
-STEADY_SECONDS, OVERLOAD_SECONDS = 180, 120
+STEADY_SECONDS, OVERLOAD_MINUTES, PEAK_SECONDS = 180, 5, 15
 SCRIPT = """
 local paths = {}
 for p in string.gmatch("%s", "%%S+") do paths[#paths + 1] = p end
@@ -65,24 +66,36 @@ def caseload(machine):
 
 
 def test_r2_three_times_what_the_machine_can_do_is_shed_and_the_rest_goes_on(machine, caseload, figure, tmp_path):
+    """The peak is taken before, between and after the minutes of overload: machines are not as fast in one minute as in the next."""
     api, partner, paths = caseload
-    drive(machine, api, partner, paths, connections=16, seconds=5, folder=tmp_path)
-    peak = good(drive(machine, api, partner, paths, connections=16, seconds=20, folder=tmp_path))
+
+    def driven(connections, seconds):
+        partner.token = partner.new_token(grant_type="client_credentials")["access_token"]
+        return drive(machine, api, partner, paths, connections=connections, seconds=seconds, folder=tmp_path)
+
+    driven(16, 5)
+    peaks, overs, recovered = [good(driven(16, PEAK_SECONDS))], [], 0.0
     before = resident(api.process.pid)
-    over = drive(machine, api, partner, paths, connections=500, seconds=OVERLOAD_SECONDS, folder=tmp_path)
+    for _ in range(OVERLOAD_MINUTES):
+        overs.append(driven(500, 60))
+        started = time.monotonic()
+        while partner.send("GET", f"{paths[0]}/phase").status_code != 200:
+            time.sleep(0.1)
+        recovered = max(recovered, time.monotonic() - started)
+        peaks.append(good(driven(16, PEAK_SECONDS)))
     grown = resident(api.process.pid) / before - 1
-    started = time.monotonic()
-    while partner.send("GET", f"{paths[0]}/phase").status_code != 200:
-        time.sleep(0.1)
-    recovered = time.monotonic() - started
-    bad = {s: n for s, n in over.items() if s.isdigit() and s not in GOOD}
-    ratio = good(over) / peak
+    goods = [good(o) for o in overs]
+    bad = Counter()
+    for over in overs:
+        bad.update({s: n for s, n in over.items() if s.isdigit() and s not in GOOD})
+    ratio = statistics.mean(goods) / statistics.mean(peaks)
     figure(
-        f"peak {peak:.0f}/s; at 500 connections {good(over):.0f}/s go well ({ratio:.0%}), statuses {bad}, p99 {over['p99']:.0f} ms, "
+        f"peaks {[round(p) for p in peaks]}/s; at 500 connections {[round(g) for g in goods]}/s go well ({ratio:.0%}), "
+        f"statuses {dict(bad)} of {sum(n for o in overs for s, n in o.items() if s.isdigit())}, p99 {max(o['p99'] for o in overs):.0f} ms, "
         f"memory {grown:+.0%}, recovered in {recovered:.1f} s"
     )
     assert set(bad) <= {"429", "503"}
-    assert over["hinted"] == sum(bad.values())
+    assert sum(o["hinted"] for o in overs) == bad.total()
     assert ratio >= 0.8
     assert grown <= 0.2
     assert recovered < 10
