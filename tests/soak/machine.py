@@ -29,6 +29,7 @@ from tests.conftest import CRISIS_TEXT
 from tests.driver import Partner
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+STARTS_WITHIN_SECONDS = 90  # on a machine that has other work; how fast it must be is for those to say who ask
 SETTING = {"risk_responder": "duty@example.org", "secondary_responder": None, "crisis_text": CRISIS_TEXT, "classifier_on": True}
 UNANSWERED = (httpx.HTTPError, OSError)
 AGAIN = {429, 500, 502, 503, 504}
@@ -52,7 +53,7 @@ class Api:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve"], cwd=self.checkout, env=self.environment, stdout=self.machine.log, stderr=self.machine.log
         )
-        while time.monotonic() - started < 30:
+        while time.monotonic() - started < STARTS_WITHIN_SECONDS:
             with suppress(*UNANSWERED):
                 if httpx.get(f"{self.base_url}/health/ready", timeout=2).status_code == 200:
                     return time.monotonic() - started
