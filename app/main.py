@@ -5,8 +5,8 @@ import gc
 import logging
 import sys
 import warnings
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 
 import orjson
@@ -74,9 +74,7 @@ ROUTERS = (  # looked through from the first to the last: what is called most st
 )
 RELEASE = "0.1.0"  # as in pyproject.toml; a test compares them
 NO_DATABASE = "No database: set IPT_DATABASE_URL, or start the service with `ipt serve` and no address at all."
-COLLECTS_AFTER = (
-    10_000  # new objects, not 700: with 500 requests waiting the collector took 7 % of the time, in pauses of up to 79 ms (decision 0059)
-)
+COLLECTS_AFTER = 10_000  # new objects, not Python's 700, by which hundreds of waiting requests are walked through again and again (decision 0059)
 EVERYWHERE = (assessments.crisis, sessions.everywhere)
 
 
@@ -134,7 +132,6 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         now=now,
     )
     app.state.readiness = operations.Readiness(app.state.house)
-    ordinary = gc.get_threshold()
     try:
         if settings.traces is not None:
             tracing.start(settings.traces)
@@ -142,13 +139,9 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         begin(erasures)
         trail.start()
         await the_door.start()
-        gc.collect()
-        gc.freeze()  # what is there now stays: the collector need not walk through it again and again while requests wait
-        gc.set_threshold(COLLECTS_AFTER, *ordinary[1:])
-        yield
+        with _collecting_rarely():
+            yield
     finally:
-        gc.set_threshold(*ordinary)
-        gc.unfreeze()
         tracing.stop()
         app.state.house.stopping.set()
         await the_door.stop()
@@ -156,6 +149,20 @@ async def _life(app: FastAPI, settings: Settings, now: Callable[[], datetime]) -
         await database.close()
         await audit_login.close()
         await door_login.close()
+
+
+@contextmanager
+def _collecting_rarely() -> Iterator[None]:
+    """Let the collector pass over what is there now, which stays, and come seldom while requests wait."""
+    ordinary = gc.get_threshold()
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(COLLECTS_AFTER, *ordinary[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*ordinary)
+        gc.unfreeze()
 
 
 async def check_database(database: Database, *, durable: bool) -> None:

@@ -149,7 +149,7 @@ def check_whichever_answers_counts_for_all(machine, partner):
     slow = machine.home / "slow"
     slow.mkdir()
     (slow / "sitecustomize.py").write_text(LOADS_SLOWLY)
-    api = machine.api(IPT_PROCESSES="2", PYTHONPATH=f"{slow}:{ROOT}")
+    api = machine.api(within=90, IPT_PROCESSES="2", PYTHONPATH=f"{slow}:{ROOT}")
     try:
         for _ in range(12):
             assert httpx.get(f"{api.base_url}/v1/instruments/PHQ-9", headers={"Authorization": f"Bearer {partner.token}"}).status_code == 200

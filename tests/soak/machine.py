@@ -29,7 +29,6 @@ from tests.conftest import CRISIS_TEXT
 from tests.driver import Partner
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-STARTS_WITHIN_SECONDS = 90  # on a machine that has other work; how fast it must be is for those to say who ask
 SETTING = {"risk_responder": "duty@example.org", "secondary_responder": None, "crisis_text": CRISIS_TEXT, "classifier_on": True}
 UNANSWERED = (httpx.HTTPError, OSError)
 AGAIN = {429, 500, 502, 503, 504}
@@ -47,13 +46,13 @@ class Api:
         self.base_url = f"http://127.0.0.1:{self.port}"
         self.process = None
 
-    def start(self):
+    def start(self, within=30):
         """Start it; return how long it took to be ready."""
         started = time.monotonic()
         self.process = subprocess.Popen(
             [sys.executable, "-m", "app.cli", "serve"], cwd=self.checkout, env=self.environment, stdout=self.machine.log, stderr=self.machine.log
         )
-        while time.monotonic() - started < STARTS_WITHIN_SECONDS:
+        while time.monotonic() - started < within:
             with suppress(*UNANSWERED):
                 if httpx.get(f"{self.base_url}/health/ready", timeout=2).status_code == 200:
                     return time.monotonic() - started
@@ -97,9 +96,9 @@ class Machine:
         own = {"IPT_HOME": str(self.home), "IPT_PUBLIC_URL": "http://soak.invalid", "PYTHONPATH": str(ROOT), "IPT_LOG_LEVEL": "warning"}
         return {**os.environ, **addresses, **limits, **own, **more}
 
-    def api(self, checkout=ROOT, **more):
+    def api(self, checkout=ROOT, within=30, **more):
         made = Api(self, self.environment(**{"PYTHONPATH": str(checkout), **more}), checkout)
-        made.start()
+        made.start(within)
         self.running.append(made)
         return made
 

@@ -250,15 +250,16 @@ def test_two_workers_share_the_deliveries_and_none_is_told_twice(partner, hook, 
     device = Device(partner, episode.lead)
     device.push(*[mutation("goal", "create", episode_id=episode.id, text="x", term="short") for _ in range(100)])
     ring = read_key_ring(service.settings.keys_path)
+    receiver.behave = lambda _: time.sleep(0.05) or 200  # one worker looks for what is due while another's posts are under way
 
     async def job(database: Database):
-        workers = [Deliveries(database, ring, [receiver.host]) for _ in range(3)]
-        for _ in range(20):
-            moment = clock(lambda: datetime.now(UTC))
-            await asyncio.gather(*(w.take(moment) for w in workers))
-            await asyncio.gather(*(w.settled() for w in workers))
-        for w in workers:
-            await w.close()
+        async def rounds(of: Deliveries):
+            for _ in range(20):
+                await of.take(clock(lambda: datetime.now(UTC)))
+                await of.settled()
+            await of.close()
+
+        await asyncio.gather(*(rounds(Deliveries(database, ring, [receiver.host])) for _ in range(3)))
 
     on_database(job, "ipt_worker")
     assert len(receiver.got) == 100

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from app.outbound.guarded import WITHIN_SECONDS
+from app.store.webhooks import LEASE
 from tests.driver import PHQ9, Device, mutation
 
 # a dead worker's claims are let go after five seconds, not after thirty, for which this test would wait
@@ -53,6 +55,10 @@ def test_the_worker_process_killed_again_and_again_delivers_everything_and_an_al
     wait_until(lambda: goals <= told())
     process.terminate()
     assert process.wait(20) == 0
+
+
+def test_a_claim_outlives_an_attempt_and_leaves_time_for_another_within_a_minute():
+    assert 2 * WITHIN_SECONDS <= LEASE.total_seconds() <= 60 - WITHIN_SECONDS
 
 
 def wait_until(it_is_so, within=90):
